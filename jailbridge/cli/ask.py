@@ -1,0 +1,70 @@
+"""Where a command's answer comes from: the running daemon or, where none listens, the ledger and the stores."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jailbridge.config import Settings
+from jailbridge.daemon.control import call
+from jailbridge.daemon.operations import Answer, Operations, plan_answer
+from jailbridge.errors import GiveUp, ParseError
+from jailbridge.ledger import Ledger
+from jailbridge.model.network import network_text, parse_address
+from jailbridge.policy.allow import parse_list
+
+_WRITING = {"ban", "unban", "reconcile"}
+
+
+def ask(settings: Settings, command: str, **arguments: Any) -> Answer:
+    """Return the answer to a command. Raises JailBridgeError."""
+    try:
+        return call(settings.control.socket, command, arguments)
+    except ConnectionError:
+        pass
+    _be_quiet()
+    with Ledger(settings.ledger.path, create=command == "ban") as ledger:
+        if command in _WRITING:
+            ledger.hold()
+        answer: Answer = getattr(Operations(settings, ledger), command)(**arguments)
+        return answer
+
+
+def restore(settings: Settings) -> dict[str, Any] | None:
+    """Restore and return the plan of what is left over; None where there is no ledger, so nothing to restore."""
+    if not settings.ledger.path.exists():
+        return None
+    _be_quiet()
+    with Ledger(settings.ledger.path, create=False) as ledger:
+        ledger.hold()
+        operations = Operations(settings, ledger)
+        return {"bans": len(ledger.bans()), **plan_answer(operations.restore())}
+
+
+def _be_quiet() -> None:
+    """Leave it to the answer to say what is out of reach."""
+    logging.getLogger("jailbridge").setLevel(logging.CRITICAL)
+
+
+def addresses(given: Sequence[str], source: Path | None) -> list[str]:
+    """Return the addresses of the command line and of a file. Raises ParseError (the line named) and GiveUp."""
+    asked = list(given)
+    if source is not None:
+        try:
+            text = source.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise GiveUp(f"{source} cannot be read: {error.strerror}") from None
+        asked += [network_text(network) for network, _ in parse_list(text, str(source))]
+    if not asked:
+        raise GiveUp("name an address, or a file with --from")
+    return asked
+
+
+def own_session() -> str | None:
+    """Return the address of the caller's own SSH session, None where there is none (ssh(1), SSH_CONNECTION)."""
+    peer = os.environ.get("SSH_CONNECTION", "").partition(" ")[0]
+    try:
+        return str(parse_address(peer)) if peer else None
+    except ParseError:
+        return None

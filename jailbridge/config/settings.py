@@ -1,0 +1,392 @@
+"""The settings tree: every key, its type and its default. Frozen; unknown keys are errors.
+
+A key that a later release will obey is checked for its type here and refused by `unbuilt` when it asks for more than
+this release does: a setting is never silently without effect.
+"""
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+
+from jailbridge.config.values import PortRange, parse_ban_duration, parse_duration, parse_ports
+from jailbridge.errors import ParseError
+from jailbridge.model.network import Network, parse_network, shown
+from jailbridge.model.plan import External
+
+T = TypeVar("T")
+
+# Far beyond what a kernel set or a ledger should hold; it only keeps sizes within what a machine can count.
+MOST = 10_000_000
+# sockaddr_un.sun_path has 108 bytes, the last of them NUL (unix(7)).
+MAX_SOCKET_PATH = 107
+
+
+def _text(parse: Any, value: object, *, into: tuple[type, ...]) -> object:
+    if isinstance(value, into):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("should be text in quotes")  # noqa: TRY004 - pydantic reports ValueError as a problem
+    try:
+        return parse(value)
+    except ParseError as error:
+        raise ValueError(str(error)) from None
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError(f"should be an absolute path, not {shown(str(path))}")
+    return path
+
+
+def _socket(path: Path) -> Path:
+    if len(bytes(path)) > MAX_SOCKET_PATH:
+        raise ValueError(f"should be at most {MAX_SOCKET_PATH} bytes long, as a socket's path")
+    return path
+
+
+def _rule(rule: str) -> str:
+    # A final backslash would join the next line to the rule (hosts_access(5)).
+    is_line = rule.isprintable() and not rule.lstrip().startswith("#") and not rule.rstrip().endswith("\\")
+    if rule.count("{address}") != 1 or not is_line or ":" not in rule.partition("{address}")[0]:
+        raise ValueError('should be one line of hosts.deny with {address} once, like "ALL: {address}"')
+    return rule
+
+
+def _jail(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
+        raise ValueError(f"should be a jail's name of letters, digits, '.', '_' and '-', not {shown(name)}")
+    return name
+
+
+def _interface(name: str) -> str:
+    # IFNAMSIZ is 16 bytes, the last of them NUL (netdevice(7)).
+    if name != "all-but-loopback" and not (re.fullmatch(r"[^\s/]{1,15}", name) and name.isprintable()):
+        raise ValueError(f'should be an interface\'s name, "all" or "all-but-loopback", not {shown(name)}')
+    return name
+
+
+def _some(values: tuple[T, ...]) -> tuple[T, ...]:
+    if not values:
+        raise ValueError("should name at least one")
+    return values
+
+
+Duration = Annotated[timedelta, BeforeValidator(partial(_text, parse_duration, into=(timedelta,)))]
+BanDuration = Annotated[
+    timedelta | None, BeforeValidator(partial(_text, parse_ban_duration, into=(timedelta, type(None))))
+]
+Ports = Annotated[tuple[PortRange, ...], BeforeValidator(partial(_text, parse_ports, into=(tuple,)))]
+Net = Annotated[Network, BeforeValidator(partial(_text, parse_network, into=()))]
+AbsolutePath = Annotated[Path, BeforeValidator(partial(_text, Path, into=(Path,))), AfterValidator(_absolute)]
+SocketPath = Annotated[AbsolutePath, AfterValidator(_socket)]
+Whole = Annotated[int, Strict()]
+Flag = Annotated[bool, Strict()]
+Rule = Annotated[str, AfterValidator(_rule)]
+JailName = Annotated[str, AfterValidator(_jail)]
+InterfaceName = Annotated[str, AfterValidator(_interface)]
+DEFAULT_HISTORY = Path("/var/lib/portsentry/portsentry.history")
+DEFAULT_ALLOW_FILES = (
+    Path("/etc/portsentry/portsentry.ignore.static"),
+    Path("/etc/portsentry/portsentry.ignore"),
+)
+
+
+class SensorMode(StrEnum):
+    """How the sensor sees probes."""
+
+    OFF = "off"
+    CONNECT = "connect"
+    STEALTH = "stealth"
+    KERNEL = "kernel"
+
+
+class HistoryDialect(StrEnum):
+    """The dialect in which our sensor writes its history."""
+
+    PORTSENTRY_1 = "1.2"
+    PORTSENTRY_2 = "2"
+
+
+class TailFormat(StrEnum):
+    """The form of the lines of a followed file."""
+
+    AUTO = "auto"
+    PORTSENTRY_1 = "portsentry-1.2"
+    PORTSENTRY_2 = "portsentry-2"
+    SYSLOG = "syslog"
+    KERNEL = "kernel"
+
+
+class Watch(StrEnum):
+    """What wakes the tailer; a poll every second is always on."""
+
+    AUTO = "auto"
+    WATCHDOG = "watchdog"
+    PYINOTIFY = "pyinotify"
+    POLL = "poll"
+
+
+class EvidenceRule(StrEnum):
+    """What a followed file's lines prove of a source's address."""
+
+    AUTO = "auto"
+    HANDSHAKE = "handshake"
+    SPOOFABLE = "spoofable"
+
+
+class FirewallBackend(StrEnum):
+    """Which part of netfilter holds the bans."""
+
+    AUTO = "auto"
+    NFTABLES = "nftables"
+    IPSET = "ipset"
+    IPTABLES = "iptables"
+
+
+class Chain(StrEnum):
+    """Where packets of banned sources are met, in iptables' names."""
+
+    INPUT = "INPUT"
+    FORWARD = "FORWARD"
+    DOCKER_USER = "DOCKER-USER"
+
+
+class Section(BaseModel):
+    """A table of the TOML file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class SensorSettings(Section):
+    """[sensor]."""
+
+    mode: SensorMode = SensorMode.STEALTH
+    interfaces: Annotated[tuple[InterfaceName, ...], AfterValidator(_some)] = ("all",)
+    tcp_ports: Ports = Field(default="1-1023", validate_default=True)
+    udp_ports: Ports = Field(default="1-1023", validate_default=True)
+    exclude_tcp_ports: Ports = Field(default="113,139", validate_default=True)
+    exclude_udp_ports: Ports = Field(default="67,137,138,520", validate_default=True)
+    trigger_ports: Whole = Field(default=3, ge=1, le=1024)
+    trigger_window: Duration = timedelta(seconds=60)
+    resolve_names: Flag = False
+    banner: str = ""
+
+
+class HistorySettings(Section):
+    """[history]."""
+
+    path: AbsolutePath = DEFAULT_HISTORY
+    dialect: HistoryDialect = HistoryDialect.PORTSENTRY_1
+
+
+class TailSettings(Section):
+    """[[tail]]."""
+
+    path: AbsolutePath
+    format: TailFormat = TailFormat.AUTO
+    watch: Watch = Watch.AUTO
+    evidence: EvidenceRule = EvidenceRule.AUTO
+
+
+class NetworkPolicy(Section):
+    """[[policy.network]]."""
+
+    network: Net
+    ban_for: BanDuration
+
+
+class PolicySettings(Section):
+    """[policy]."""
+
+    enforce: Flag = True
+    ban_for: BanDuration = None
+    ban_for_spoofable: BanDuration = timedelta(days=1)
+    repeat_factor: Whole = Field(default=4, ge=1, le=1000)
+    repeat_cap: BanDuration = None
+    repeat_memory: Duration = timedelta(days=90)
+    allow: tuple[Net, ...] = ()
+    allow_files: tuple[AbsolutePath, ...] = DEFAULT_ALLOW_FILES
+    ipv6_prefix: Whole = Field(default=64, ge=32, le=128)
+    max_new_bans_per_minute: Whole = Field(default=50000, ge=1, le=MOST)
+    max_new_spoofable_per_minute: Whole = Field(default=600, ge=1, le=MOST)
+    max_bans: Whole = Field(default=200000, ge=1, le=MOST)
+    network: tuple[NetworkPolicy, ...] = ()
+
+
+class LedgerSettings(Section):
+    """[ledger]."""
+
+    path: AbsolutePath = Path("/var/lib/jailbridge/ledger.sqlite3")
+
+
+class HostsDenyForm(StrEnum):
+    """Whether the addresses stand in hosts.deny itself or in a file that one line there names."""
+
+    LINES = "lines"
+    FILE = "file"
+
+
+class HostsDenySettings(Section):
+    """[stores.hosts_deny]."""
+
+    enabled: Flag = True
+    path: AbsolutePath = Path("/etc/hosts.deny")
+    form: HostsDenyForm = HostsDenyForm.LINES
+    rule: Rule = "ALL: {address}"
+    max: Whole = Field(default=10000, ge=1, le=MOST)
+    external: External = External.ADOPT
+
+
+class FirewallSettings(Section):
+    """[stores.firewall]."""
+
+    enabled: Flag = True
+    backend: FirewallBackend = FirewallBackend.AUTO
+    target: str = "DROP"
+    hook: str = "first"
+    chains: Annotated[tuple[Chain, ...], AfterValidator(_some)] = (Chain.INPUT,)
+    external: External = External.REVERT
+
+
+class Fail2banSettings(Section):
+    """[stores.fail2ban]."""
+
+    enabled: Flag = True
+    jail: JailName = "portsentry"
+    socket: SocketPath = Path("/run/fail2ban/fail2ban.sock")
+    external: External = External.ADOPT
+
+
+class BlockedFilesSettings(Section):
+    """[stores.blocked_files]."""
+
+    enabled: Flag = True
+    paths: tuple[AbsolutePath, ...] = (
+        Path("/var/lib/portsentry/portsentry.blocked.*"),
+        Path("/etc/portsentry/portsentry.blocked.*"),
+    )
+
+
+class StoresSettings(Section):
+    """[stores]."""
+
+    hosts_deny: HostsDenySettings = HostsDenySettings()
+    firewall: FirewallSettings = FirewallSettings()
+    fail2ban: Fail2banSettings = Fail2banSettings()
+    blocked_files: BlockedFilesSettings = BlockedFilesSettings()
+
+
+class ReconcileSettings(Section):
+    """[reconcile]."""
+
+    interval: Duration = timedelta(seconds=30)
+
+
+class CommandSettings(Section):
+    """[[respond.command]]."""
+
+    run: Annotated[tuple[str, ...], AfterValidator(_some)]
+    on: tuple[str, ...] = ("ban",)
+    networks: tuple[Net, ...] = ()
+    timeout: Duration = timedelta(seconds=10)
+
+
+class MailSettings(Section):
+    """[respond.mail]."""
+
+    to: tuple[str, ...] = ()
+
+
+class RespondSettings(Section):
+    """[respond]."""
+
+    command: tuple[CommandSettings, ...] = ()
+    mail: MailSettings = MailSettings()
+
+
+class ControlSettings(Section):
+    """[control]."""
+
+    socket: SocketPath = Path("/run/jailbridge/control.sock")
+
+
+class MetricsSettings(Section):
+    """[metrics]."""
+
+    listen: str = ""
+
+
+class Settings(Section):
+    """The whole configuration."""
+
+    sensor: SensorSettings = SensorSettings()
+    history: HistorySettings = HistorySettings()
+    tail: tuple[TailSettings, ...] = ()
+    policy: PolicySettings = PolicySettings()
+    ledger: LedgerSettings = LedgerSettings()
+    stores: StoresSettings = StoresSettings()
+    reconcile: ReconcileSettings = ReconcileSettings()
+    respond: RespondSettings = RespondSettings()
+    control: ControlSettings = ControlSettings()
+    metrics: MetricsSettings = MetricsSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tail_the_history_by_default(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("tail", []) not in ([], ()):
+            return data
+        history = data.get("history")
+        path = history.get("path") if isinstance(history, dict) else getattr(history, "path", None)
+        # A path that cannot be followed is told once, as the history's.
+        if not isinstance(path, str | Path) or not Path(path).is_absolute():
+            path = DEFAULT_HISTORY
+        return {**data, "tail": [{"path": path}]}
+
+
+def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield (key, problem) for settings that are possible each by itself and not together."""
+    paths = [str(tail.path) for tail in settings.tail]
+    for n, path in enumerate(paths):
+        if path in paths[:n]:
+            yield f"tail.{n}.path", f"{shown(path)} is followed twice: leave one [[tail]] of it"
+
+
+def unbuilt(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield (key, remedy) for each setting that asks for what this release does not do."""
+    firewall = settings.stores.firewall
+    asked = [
+        (
+            "sensor.mode",
+            settings.sensor.mode in {SensorMode.CONNECT, SensorMode.KERNEL},
+            'use "stealth" or "off"',
+        ),
+        ("sensor.resolve_names", settings.sensor.resolve_names, "leave it false"),
+        ("sensor.banner", bool(settings.sensor.banner), "leave it empty"),
+        ("stores.hosts_deny.form", settings.stores.hosts_deny.form is HostsDenyForm.FILE, 'use "lines"'),
+        (
+            "stores.firewall.backend",
+            firewall.backend in {FirewallBackend.IPSET, FirewallBackend.IPTABLES},
+            'use "auto" or "nftables"',
+        ),
+        ("stores.firewall.target", firewall.target != "DROP", 'use "DROP"'),
+        ("stores.firewall.hook", firewall.hook != "first", 'use "first"'),
+        ("respond.command", bool(settings.respond.command), "leave it out"),
+        ("respond.mail.to", bool(settings.respond.mail.to), "leave it empty"),
+        ("metrics.listen", bool(settings.metrics.listen), "leave it empty"),
+    ]
+    asked += [
+        (
+            f"tail.{n}.format",
+            tail.format in {TailFormat.SYSLOG, TailFormat.KERNEL},
+            'use "auto" or a portsentry format',
+        )
+        for n, tail in enumerate(settings.tail)
+    ]
+    asked += [(f"tail.{n}.path", "*" in str(tail.path), "name the file") for n, tail in enumerate(settings.tail)]
+    yield from ((key, remedy) for key, is_asked, remedy in asked if is_asked)

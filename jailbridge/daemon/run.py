@@ -1,0 +1,203 @@
+"""The daemon: sensor, tailer, policy, ledger and reconciler in one process. Stopping it leaves every ban in place."""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from jailbridge.config import Settings
+from jailbridge.config.settings import SensorMode
+from jailbridge.daemon.control import ControlServer
+from jailbridge.daemon.operations import Operations, utc_now
+from jailbridge.errors import FatalError, JailBridgeError, RetryLater
+from jailbridge.history.writer import HistoryWriter
+from jailbridge.ledger import Ledger
+from jailbridge.model.event import TailPosition
+from jailbridge.model.network import Address, network_text, source_network
+from jailbridge.sensor.sensor import Sensor
+from jailbridge.tailer.follower import Follower
+from jailbridge.tailer.tailer import POLL_S, Tailer
+
+log = logging.getLogger("jailbridge.daemon")
+
+# Lines decided on and written to the ledger at once.
+BATCH = 5000
+
+
+@dataclass(slots=True)
+class Stop:
+    """Says when to end, and why: `error` is what a stage died of."""
+
+    event: threading.Event = field(default_factory=threading.Event)
+    error: JailBridgeError | None = None
+
+
+def run(settings: Settings, *, sensor: bool) -> None:
+    """Run until SIGTERM or SIGINT. Raises FatalError for what a person must mend."""
+    with Ledger(settings.ledger.path) as ledger:
+        ledger.hold()
+        operations = Operations(settings, ledger)
+        operations.running = True
+        control = ControlServer(settings.control.socket, operations)
+        wake, stop = threading.Event(), Stop()
+        tailer = _tailer(settings, ledger, wake)
+        operations.troubles, operations.changed = tailer.troubles, wake.set
+        watched = _sensor(settings, ledger) if sensor and settings.sensor.mode is not SensorMode.OFF else None
+        with _signals(stop, wake), _started(tailer, control), _sensing(watched, stop, wake):
+            stores = ",".join(operations.controller.stores)
+            log.info("running sensor=%s stores=%s", "on" if watched else "off", stores)
+            Engine(operations, tailer, watched).loop(stop, wake)
+    if stop.error is not None:
+        raise stop.error
+
+
+def run_sensor(settings: Settings) -> None:
+    """Run the sensor alone until SIGTERM or SIGINT. Raises FatalError."""
+    if settings.sensor.mode is SensorMode.OFF:
+        raise FatalError('sensor.mode is "off": set it to "stealth" to detect scans')
+    stop, wake = Stop(), threading.Event()
+    writer = HistoryWriter(settings.history)
+    watched = Sensor(settings.sensor, settings.policy.ipv6_prefix, writer.report)
+    with _signals(stop, wake), _sensing(watched, stop, wake):
+        stop.event.wait()
+    if stop.error is not None:
+        raise stop.error
+
+
+class Engine:
+    """One pass after another: read the logs, decide, write the ledger, reconcile when that is due."""
+
+    def __init__(self, operations: Operations, tailer: Tailer, sensor: Sensor | None) -> None:
+        self._operations = operations
+        self._tailer = tailer
+        self._sensor = sensor
+        self._interval_s = operations.settings.reconcile.interval.total_seconds()
+        self._heard = operations.ledger.last_change
+        self._read_to: Mapping[str, TailPosition] = {}
+        self._due = 0.0
+
+    def loop(self, stop: Stop, wake: threading.Event) -> None:
+        """Make passes until told to stop."""
+        while not stop.event.is_set():
+            self.make_pass()
+            wake.wait(POLL_S)
+            wake.clear()
+
+    def make_pass(self) -> None:
+        """Read what is there, decide, and bring the stores in line if that is due."""
+        with self._operations.lock:
+            # Where reading begins is settled before anything is read: a crash must not move it.
+            self._note_positions()
+            self._read()
+            if self._is_due():
+                plan = self._operations.settle(patient=True)
+                self._due = time.monotonic() + self._interval_s
+                if not plan.agrees:
+                    log.info("not in agreement yet: changes=%d", len(plan.changes))
+                self._operations.ledger.prune(now=utc_now(), memory=self._operations.settings.policy.repeat_memory)
+            self._forget_ended()
+
+    def _read(self) -> None:
+        try:
+            while (batch := self._tailer.read(BATCH)) is not None:
+                now = utc_now()
+                bans = self._operations.judge.bans(batch.lines, now)
+                self._operations.ledger.record(bans, [batch.position], now=now)
+                self._tailer.commit(batch)
+                for ban in bans:
+                    log.info("banned address=%s until=%s why=%s", network_text(ban.network), ban.until, ban.reason)
+                if bans:
+                    self._due = 0.0
+        except RetryLater as error:
+            # The lines stay unread; the judge has said so loudly.
+            log.debug("lines wait: %s", error)
+
+    def _note_positions(self) -> None:
+        """Keep the ledger at the files' own place where no line tells it: at the start, and after a rotation."""
+        if (positions := self._tailer.positions()) != self._read_to:
+            self._operations.ledger.record([], positions.values(), now=utc_now())
+            self._read_to = positions
+
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        retry = self._operations.controller.next_retry
+        if now >= self._due or (retry is not None and now >= retry):
+            return True
+        clock = utc_now()
+        return any(ban.is_over(clock) for ban in self._operations.ledger.bans().values())
+
+    def _forget_ended(self) -> None:
+        """Have the sensor notice those again whose ban ended."""
+        while changes := self._operations.ledger.feed(self._heard):
+            for sequence, _, what, network, _ in changes:
+                self._heard = sequence
+                if what == "unban" and self._sensor is not None:
+                    self._sensor.forget(network)
+
+
+def _tailer(settings: Settings, ledger: Ledger, wake: threading.Event) -> Tailer:
+    """Follow every [[tail]] from where it was left; what a file held before the ledger knew it is not evidence."""
+    positions = ledger.positions()
+    followers = [Follower(tail.path, positions.get(str(tail.path)), from_end=True) for tail in settings.tail]
+    return Tailer(followers, watch={tail.path: tail.watch for tail in settings.tail}, wake=wake.set)
+
+
+def _sensor(settings: Settings, ledger: Ledger) -> Sensor:
+    def is_banned(address: Address) -> bool:
+        return ledger.covering(source_network(address, address.max_prefixlen)) is not None
+
+    writer = HistoryWriter(settings.history)
+    return Sensor(settings.sensor, settings.policy.ipv6_prefix, writer.report, is_banned)
+
+
+@contextmanager
+def _signals(stop: Stop, wake: threading.Event) -> Iterator[None]:
+    def end(number: int, _: object) -> None:
+        log.info("stopping signal=%s: bans stay in place", signal.Signals(number).name)
+        stop.event.set()
+        wake.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _started(tailer: Tailer, control: ControlServer) -> Iterator[None]:
+    control.start()
+    try:
+        tailer.start()
+        yield
+    finally:
+        tailer.stop()
+        control.stop()
+
+
+@contextmanager
+def _sensing(sensor: Sensor | None, stop: Stop, wake: threading.Event) -> Iterator[None]:
+    """Run the sensor in a thread; when it dies the whole daemon ends, loudly."""
+    if sensor is None:
+        yield
+        return
+
+    def sense() -> None:
+        try:
+            sensor.run(stop.event)
+        except JailBridgeError as error:
+            stop.error = error
+            stop.event.set()
+            wake.set()
+
+    thread = threading.Thread(target=sense, name="sensor", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.event.set()
+        thread.join()

@@ -1,0 +1,125 @@
+"""The ledger's tables, as numbered migrations, each recorded in its own transaction. Times are epoch seconds, UTC."""
+
+import contextlib
+import secrets
+import sqlite3
+from pathlib import Path
+
+from jailbridge.errors import FatalError
+
+# "JBdg": tells our file from any other SQLite database (https://www.sqlite.org/pragma.html#pragma_application_id).
+APPLICATION_ID = 0x4A426467
+
+MIGRATIONS = (
+    """
+    CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    -- live bans; until NULL is permanent
+    CREATE TABLE ban (
+        network TEXT PRIMARY KEY, since REAL NOT NULL, until REAL, origin TEXT NOT NULL, reason TEXT NOT NULL,
+        evidence TEXT, port INTEGER, file TEXT, "offset" INTEGER, line TEXT, forced INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX ban_until ON ban (until) WHERE until IS NOT NULL;
+    -- the end of a network's last ban
+    CREATE TABLE tombstone (
+        network TEXT PRIMARY KEY, ended REAL NOT NULL, why TEXT NOT NULL, bans INTEGER NOT NULL, marks TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    -- where a ban was written (attempted) and read back (confirmed)
+    CREATE TABLE placement (
+        store TEXT NOT NULL, network TEXT NOT NULL, state TEXT NOT NULL, PRIMARY KEY (store, network)
+    ) STRICT, WITHOUT ROWID;
+    -- the last token that was read back from a store
+    CREATE TABLE store (name TEXT PRIMARY KEY, token TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    -- how far each followed file has been read
+    CREATE TABLE position (
+        path TEXT PRIMARY KEY, device INTEGER NOT NULL, inode INTEGER NOT NULL, "offset" INTEGER NOT NULL,
+        head TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    -- ordered, append-only: what happened to which network, and why
+    CREATE TABLE feed (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, what TEXT NOT NULL, network TEXT NOT NULL,
+        why TEXT NOT NULL
+    ) STRICT;
+    """,
+)
+
+
+def connect(path: Path, *, create: bool) -> sqlite3.Connection:
+    """Open the ledger file, bringing an older one up to date. Raises FatalError for what is not a ledger."""
+    try:
+        exists = path.exists()
+        if not exists and not create:
+            raise FatalError(f"there is no ledger at {path} yet: start `jailbridge run`, or ban something")
+        if not exists:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.touch(mode=0o600)
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
+    except (OSError, sqlite3.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise FatalError(f"ledger {path} cannot be opened: {reason}") from None
+    try:
+        _prepare(connection, path)
+    except sqlite3.OperationalError as error:
+        connection.close()
+        raise FatalError(f"ledger {path} cannot be used: {error}") from None
+    except sqlite3.DatabaseError:
+        connection.close()
+        raise unsound(path) from None
+    except FatalError:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    # One look, since another process may be making this ledger just now.
+    connection.execute("BEGIN")
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    connection.execute("COMMIT")
+    if application != APPLICATION_ID and (application or version or tables):
+        raise unsound(path)
+    if version > len(MIGRATIONS):
+        raise FatalError(
+            f"ledger {path} was written by a newer JailBridge (form {version}): upgrade, or restore a backup"
+        )
+    _use_wal(connection)
+    connection.execute("PRAGMA foreign_keys = ON")
+    while version < len(MIGRATIONS):
+        version = _migrated(connection)
+    connection.execute("INSERT OR IGNORE INTO meta VALUES ('id', ?), ('sequence', '0')", (secrets.token_hex(6),))
+    if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        raise unsound(path)
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    for _ in range(10):
+        if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+            return
+        # Unlike any other statement this one does not wait for a process that does the same; an empty write does.
+        with contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("COMMIT")
+
+
+def _migrated(connection: sqlite3.Connection) -> int:
+    """Make the next migration, unless another process did so first; return the version reached."""
+    connection.execute("BEGIN IMMEDIATE")
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version < len(MIGRATIONS):
+        for statement in MIGRATIONS[version].split(";\n"):
+            connection.execute(statement)
+        version += 1
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {version}")
+    connection.execute("COMMIT")
+    return version
+
+
+def unsound(path: Path) -> FatalError:
+    """Return the error for a file that is there but is no ledger, or a torn one."""
+    return FatalError(
+        f"{path} is not a sound JailBridge ledger: move it away (bans in the stores are then taken over), "
+        "restore a backup, or set ledger.path"
+    )

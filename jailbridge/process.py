@@ -1,0 +1,88 @@
+"""The one door to other programs. Argument lists only, never a shell, always a time limit."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TypeAlias
+
+from jailbridge.errors import FatalError, RetryLater
+
+Running: TypeAlias = "subprocess.Popen[bytes]"
+"""A program that goes on by itself."""
+
+# Where root's tools live, for callers (cron, a user's shell) whose PATH lacks them. Never a relative folder, nor the
+# empty one that stands for the current: whoever owns that would be root.
+SEARCH_PATH = os.pathsep.join(
+    folder
+    for folder in [
+        *os.environ.get("PATH", "").split(os.pathsep),
+        *("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"),
+    ]
+    if Path(folder).is_absolute()
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a finished program left: exit code and its two outputs."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def first_error(self) -> str:
+        """The first line that says what went wrong."""
+        lines = [line for line in (self.err or self.out).splitlines() if line.strip()]
+        return lines[0].strip() if lines else f"exit code {self.code}"
+
+
+def find(program: str, package: str) -> str:
+    """Return the program's path. Raises FatalError that names the Debian package which has it."""
+    path = shutil.which(program, path=SEARCH_PATH)
+    if path is None:
+        raise FatalError(f"{program} is not on this machine: apt install {package}")
+    return path
+
+
+def run(
+    argv: Sequence[str], *, given: str = "", timeout_s: float = 10.0, env: Mapping[str, str] | None = None
+) -> Result:
+    """Run a program to its end with `given` on its standard input.
+
+    Raises RetryLater when it cannot start or is too slow.
+    """
+    try:
+        done = subprocess.run(  # noqa: S603 - an argument list; callers pass no outsider's text as an option
+            argv,
+            input=given,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+            env=env,
+        )
+    except subprocess.TimeoutExpired:
+        raise RetryLater(f"{argv[0]} did not answer within {timeout_s:g} s") from None
+    except OSError as error:
+        raise RetryLater(f"{argv[0]} cannot be started: {error.strerror}") from None
+    return Result(code=done.returncode, out=done.stdout, err=done.stderr)
+
+
+def start(argv: Sequence[str], *, log: IO[bytes] | int = subprocess.DEVNULL, cwd: Path | None = None) -> Running:
+    """Start a program that goes on by itself, its output in `log`, in a session of its own. Raises RetryLater."""
+    try:
+        return subprocess.Popen(  # noqa: S603
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise RetryLater(f"{argv[0]} cannot be started: {error.strerror}") from None

@@ -1,0 +1,237 @@
+"""Observes the stores, has the plan made, applies it, and observes again: success is what is read back.
+
+One store's failure never holds up the others: a store out of reach is tried again later, at growing intervals.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from jailbridge.config.settings import PolicySettings
+from jailbridge.errors import FatalError, RetryLater
+from jailbridge.ledger import Ledger
+from jailbridge.model.ban import Ban, Decision
+from jailbridge.model.network import Network, NetworkSet, network_text
+from jailbridge.model.plan import Action, Change, External, ObservedBan, Plan
+from jailbridge.model.token import NO_BOOT, TokenState, token_state
+from jailbridge.policy.decide import Past, adopted
+from jailbridge.policy.exempt import Exemptions
+from jailbridge.reconcile.diff import Outcome, Presence, View, fit, outcome, presence
+from jailbridge.stores.protocol import Store
+
+log = logging.getLogger("jailbridge.reconcile")
+
+FIRST_RETRY_S = 1.0
+LAST_RETRY_S = 30.0
+
+
+@dataclass(slots=True)
+class Backoff:
+    """When a failing store is tried again (seconds of the monotonic clock)."""
+
+    not_before: float = 0.0
+    delay: float = FIRST_RETRY_S
+    problem: str | None = None
+
+    def failed(self, problem: str, now: float) -> bool:
+        """Note a failure; tell whether it is a new one."""
+        is_new = problem != self.problem
+        self.problem, self.not_before = problem, now + self.delay
+        self.delay = min(self.delay * 2, LAST_RETRY_S)
+        return is_new
+
+    def succeeded(self) -> None:
+        """Note that the store works."""
+        self.problem, self.delay, self.not_before = None, FIRST_RETRY_S, 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attached:
+    """A store, what a person's change in it means, and how it fares."""
+
+    store: Store
+    external: External
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+class Controller:
+    """Keeps the stores in line with one ledger.
+
+    exemptions  this moment's; None while an allow list cannot be read: then nothing unknown is adopted or removed
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        stores: Sequence[Attached],
+        rules: PolicySettings,
+        exemptions: Callable[[], Exemptions | None],
+        boot: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ledger = ledger
+        self._stores = {attached.store.name: attached for attached in stores}
+        self._rules = rules
+        self._exemptions = exemptions
+        self._boot = boot
+        self._clock = clock
+
+    @property
+    def stores(self) -> tuple[str, ...]:
+        """The names of the stores, in the order in which they are written."""
+        return tuple(self._stores)
+
+    @property
+    def next_retry(self) -> float | None:
+        """When the first failing store is due again (monotonic seconds), None where none fails."""
+        return min((a.backoff.not_before for a in self._stores.values() if a.backoff.problem), default=None)
+
+    def plan(self, now: datetime) -> Plan:
+        """Observe every store and return what would change. Changes nothing."""
+        return self._outcome(self._observe(now, patient=False), now).plan
+
+    def presences(self, now: datetime) -> Mapping[Network, Mapping[str, Presence]]:
+        """Observe every store and tell, for each live ban, how each of them stands to it."""
+        wanted = self._wanted(now)
+        columns = {view.name: _column(view, wanted) for view in self._observe(now, patient=False)}
+        return {network: {name: column(network) for name, column in columns.items()} for network in self._ledger.bans()}
+
+    def reconcile(self, now: datetime, *, patient: bool = False) -> Plan:
+        """Bring the stores in line and return what is left over; `patient` leaves failing stores alone until they are due."""
+        views = self._observe(now, patient=patient)
+        first = self._outcome(views, now)
+        for bans in first.adopted.values():
+            if bans:
+                self._ledger.record(bans, now=now)
+        wanted = self._wanted(now)
+        after = [self._settle(view, first.plan.changes, wanted, now) for view in views]
+        return self._outcome(after, now).plan
+
+    def restore(self, now: datetime) -> Plan:
+        """Put every live ban back into the stores that can be written before the network is up; remove nothing.
+
+        Returns what is left over in those stores.
+        """
+        early = [view for view in self._observe(now, patient=False) if view.capabilities.early]
+        wanted = self._wanted(now)
+        plan = outcome(wanted, early, lambda _: False, None).plan
+        putting_back = [c for c in plan.changes if c.action in {Action.ADD, Action.UPDATE, Action.HOOK}]
+        after = [self._settle(view, putting_back, wanted, now) for view in early]
+        left = outcome(wanted, after, lambda _: False, None).plan
+        return replace(left, changes=tuple(c for c in left.changes if c.action is not Action.REMOVE))
+
+    def _wanted(self, now: datetime) -> Mapping[Network, Ban]:
+        exemptions = self._exemptions() or Exemptions()
+        return {
+            network: ban
+            for network, ban in self._ledger.bans().items()
+            if not ban.is_over(now) and (ban.forced or exemptions.find(network) is None)
+        }
+
+    def _outcome(self, views: Sequence[View], now: datetime) -> Outcome:
+        exemptions = self._exemptions()
+
+        def is_settled(observed: ObservedBan) -> bool:
+            if exemptions is not None and exemptions.find(observed.network) is not None:
+                return True
+            tombstone = self._ledger.tombstone(observed.network)
+            return tombstone is not None and observed.since is not None and tombstone.predates(observed.since)
+
+        def adopt(observed: ObservedBan, store: str) -> Decision:
+            past = Past(
+                standing=self._ledger.covering(observed.network),
+                tombstone=self._ledger.tombstone(observed.network),
+            )
+            return adopted(observed, store, past, self._rules, exemptions or Exemptions(), now)
+
+        return outcome(self._wanted(now), views, is_settled, adopt if exemptions is not None else None)
+
+    def _observe(self, now: datetime, *, patient: bool) -> list[View]:
+        return [self._view(attached, now, patient=patient) for attached in self._stores.values()]
+
+    def _view(self, attached: Attached, now: datetime, *, patient: bool) -> View:
+        store, backoff = attached.store, attached.backoff
+        recorded = self._ledger.recorded_token(store.name)
+        unseen = View(
+            name=store.name,
+            capabilities=store.capabilities,
+            external=attached.external,
+            observation=None,
+            placements=self._ledger.placements(store.name),
+            ever_written=recorded is not None,
+            problem=backoff.problem,
+        )
+        if patient and self._clock() < backoff.not_before:
+            return unseen
+        try:
+            seen = store.observe(now)
+        except (RetryLater, FatalError) as error:
+            if backoff.failed(str(error), self._clock()):
+                log.warning("store=%s unreachable: %s", store.name, error)
+            return replace(unseen, problem=str(error))
+        if backoff.problem is not None:
+            log.info("store=%s reachable again", store.name)
+        backoff.succeeded()
+        state = token_state(
+            seen.token,
+            recorded=recorded,
+            ledger=self._ledger.id,
+            last_sequence=self._ledger.last_sequence,
+            boot=self._boot_of(store),
+        )
+        return replace(unseen, observation=seen, token=state, problem=None)
+
+    def _settle(self, view: View, changes: Iterable[Change], wanted: Mapping[Network, Ban], now: datetime) -> View:
+        """Apply a store's own part of the changes, read it back, note what was seen; return the new view."""
+        if view.observation is None:
+            return view
+        attached = self._stores[view.name]
+        own = [change for change in changes if change.store == view.name and change.action is not Action.ADOPT]
+        if own or view.token is not TokenState.CURRENT:
+            view = self._apply(attached, own, now)
+            if view.observation is None:
+                return view
+        seen = {ban.network for ban in view.observation.bans} if view.observation is not None else set()
+        fitted = fit(wanted, view.capabilities)
+        present = [n for n in seen if n in fitted and view.placements.get(n) != "confirmed"]
+        absent = [n for n in view.placements if n not in seen and n not in fitted]
+        if present or absent:
+            self._ledger.confirm(view.name, present, absent, None)
+        return replace(view, placements=self._ledger.placements(view.name))
+
+    def _apply(self, attached: Attached, own: Sequence[Change], now: datetime) -> View:
+        store = attached.store
+        written = [c.network for c in own if c.action in {Action.ADD, Action.UPDATE} and c.network is not None]
+        token = self._ledger.attempt(store.name, written, boot=self._boot_of(store), layout=store.capabilities.layout)
+        for change in own:
+            log.info(
+                "store=%s action=%s address=%s why=%s",
+                change.store,
+                change.action,
+                network_text(change.network) if change.network is not None else "-",
+                change.why,
+            )
+        try:
+            for rejection in store.apply(own, token, now):
+                log.error("store=%s refused action=%s: %s", store.name, rejection.change.action, rejection.why)
+        except (RetryLater, FatalError) as error:
+            attached.backoff.failed(str(error), self._clock())
+            log.warning("store=%s not written: %s", store.name, error)
+            return replace(self._view(attached, now, patient=True), problem=str(error))
+        view = self._view(attached, now, patient=False)
+        if view.observation is not None and view.observation.token == str(token):
+            self._ledger.confirm(store.name, (), (), token)
+            view = replace(view, token=TokenState.CURRENT)
+        return view
+
+    def _boot_of(self, store: Store) -> str:
+        return self._boot if store.capabilities.volatile else NO_BOOT
+
+
+def _column(view: View, wanted: Mapping[Network, Ban]) -> Callable[[Network], Presence]:
+    if view.observation is None:
+        return lambda _: Presence.UNREACHABLE
+    fitted, held = fit(wanted, view.capabilities), NetworkSet(ban.network for ban in view.observation.bans)
+    return lambda network: presence(network, fitted, held)

@@ -1,0 +1,210 @@
+"""What must change so that the stores agree with the ledger. Pure: facts in, a plan out.
+
+The rows of the truth table, for one ban in one store:
+
+    desired  observed  placement here        condition                                       action
+    yes      yes       -                     its end differs                                 update
+    yes      yes       -                     otherwise (a covering network counts)           none
+    yes      no        -                     (*)                                             add
+    no       yes       attempted, confirmed  -                                               remove
+    no       yes       none                  exempt, or not after the last ban's end         remove
+    no       yes       none                  token current and external = adopt,             adopt
+                                             or the store was written by another ledger
+    no       yes       none                  otherwise, in a place that is ours              remove
+
+(*) A missing ban is always put back. That somebody's wish may lie behind it is not inferred in this release.
+
+Verdicts on what to adopt are collected from every store before any store is diffed against what is then desired, so one
+pass never undoes itself.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from jailbridge.model.ban import Ban, Decision
+from jailbridge.model.network import Network, NetworkSet, maximal
+from jailbridge.model.plan import (
+    Action,
+    Capabilities,
+    Change,
+    External,
+    Observation,
+    ObservedBan,
+    Placement,
+    Plan,
+    StoreSummary,
+)
+from jailbridge.model.token import TokenState
+
+# A store's own clock and ours may round differently; a difference below this is none.
+END_TOLERANCE = timedelta(seconds=5)
+_FOREVER = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One store as the planner sees it; `observation` None is a store out of reach, `problem` says why."""
+
+    name: str
+    capabilities: Capabilities
+    external: External
+    observation: Observation | None
+    problem: str | None = None
+    placements: Mapping[Network, Placement]
+    token: TokenState = TokenState.ABSENT
+    ever_written: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A plan, and the bans that its `adopt` changes bring into the ledger, by store."""
+
+    plan: Plan
+    adopted: Mapping[str, tuple[Ban, ...]]
+
+
+class Presence(StrEnum):
+    """How a store stands to one ban, as `list` shows it."""
+
+    PRESENT = "present"
+    COVERED = "covered"
+    MISSING = "missing"
+    UNSUPPORTED = "unsupported"
+    UNREACHABLE = "unreachable"
+    DISABLED = "disabled"
+
+
+def outcome(
+    wanted: Mapping[Network, Ban],
+    views: Sequence[View],
+    is_settled: Callable[[ObservedBan], bool],
+    adopt: Callable[[ObservedBan, str], Decision] | None,
+) -> Outcome:
+    """Return the plan that brings the stores in line with `wanted`: the live bans without those that are masked.
+
+    is_settled  tells whether a ban found in a store is one that ended, or is exempt: a recorded cause to remove it
+    adopt       policy's decision on a ban found in a store and unknown to the ledger; None while policy cannot decide:
+                then such bans are left as they are
+    """
+    everything = dict(wanted)
+    adopted: dict[str, tuple[Ban, ...]] = {}
+    changes: list[Change] = []
+    for view in views:
+        taken = tuple(_adoptions(view, NetworkSet(everything), is_settled, adopt)) if adopt is not None else ()
+        everything.update((ban.network, ban) for ban in taken)
+        adopted[view.name] = taken
+        changes += [
+            Change(store=view.name, action=Action.ADOPT, network=ban.network, until=ban.until, why=ban.reason)
+            for ban in taken
+        ]
+    summaries: dict[str, StoreSummary] = {}
+    for view in views:
+        fitted = fit(everything, view.capabilities)
+        changes += _changes(view, fitted, NetworkSet(everything), None if adopt is not None else is_settled)
+        summaries[view.name] = _summary(view, len(fitted))
+    return Outcome(plan=Plan(changes=tuple(changes), stores=summaries), adopted=adopted)
+
+
+def fit(wanted: Mapping[Network, Ban], capabilities: Capabilities) -> Mapping[Network, Ban]:
+    """Return what a store should hold of what is wanted: the maximal networks, the longest bans, if it can't hold all."""
+    fitted = dict(wanted) if capabilities.overlaps else {network: wanted[network] for network in maximal(wanted)}
+    if capabilities.limit is not None and len(fitted) > capabilities.limit:
+        longest = sorted(fitted.values(), key=lambda ban: (ban.until or _FOREVER, ban.since), reverse=True)
+        fitted = {ban.network: ban for ban in longest[: capabilities.limit]}
+    return fitted
+
+
+def presence(network: Network, fitted: Mapping[Network, Ban], observed: NetworkSet) -> Presence:
+    """Tell how a store that was read stands to one live ban."""
+    if network in observed:
+        return Presence.PRESENT
+    if observed.covering(network) is not None:
+        return Presence.COVERED
+    return Presence.MISSING if network in fitted else Presence.UNSUPPORTED
+
+
+def _adoptions(
+    view: View,
+    known: NetworkSet,
+    is_settled: Callable[[ObservedBan], bool],
+    adopt: Callable[[ObservedBan, str], Decision],
+) -> Iterator[Ban]:
+    if view.observation is None:
+        return
+    by_person = view.token is TokenState.CURRENT and view.external is External.ADOPT
+    by_other_ledger = view.token is TokenState.AHEAD or not view.ever_written
+    if not (by_person or by_other_ledger):
+        return
+    for observed in view.observation.bans:
+        if observed.network in view.placements or known.covering(observed.network) is not None or is_settled(observed):
+            continue
+        decision = adopt(observed, view.name)
+        if decision.ban is not None:
+            yield decision.ban
+
+
+def _changes(
+    view: View,
+    fitted: Mapping[Network, Ban],
+    everything: NetworkSet,
+    is_settled: Callable[[ObservedBan], bool] | None,
+) -> Iterator[Change]:
+    if view.observation is None:
+        return
+    observed = {ban.network: ban for ban in view.observation.bans}
+
+    def change(action: Action, network: Network | None, why: str, until: datetime | None = None) -> Change:
+        return Change(store=view.name, action=action, network=network, why=why, until=until)
+
+    if view.observation.enforcing is False:
+        yield change(Action.HOOK, None, "our rules are not in force")
+    # Removals first: a store without overlaps must lose a host before it takes the network around it.
+    staying: list[Network] = []
+    for network, ban in observed.items():
+        covering = everything.covering(network)
+        known = network in view.placements
+        if (
+            network in fitted
+            or (covering is not None and covering != network and view.capabilities.overlaps)
+            or (covering is None and not known and is_settled is not None and not is_settled(ban))
+        ):
+            staying.append(network)
+        else:
+            why = (
+                "over its limit"
+                if covering == network
+                else "covered"
+                if covering
+                else "ended"
+                if known
+                else "not in the ledger"
+            )
+            yield change(Action.REMOVE, network, why)
+    held = NetworkSet(staying)
+    for network, wanted in fitted.items():
+        present = observed.get(network)
+        if present is not None:
+            if view.capabilities.ends and not _same_end(present.until, wanted.until):
+                yield change(Action.UPDATE, network, "its end differs", wanted.until)
+        elif held.covering(network) is None:
+            yield change(Action.ADD, network, wanted.reason, wanted.until)
+
+
+def _same_end(one: datetime | None, other: datetime | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) <= END_TOLERANCE
+
+
+def _summary(view: View, desired: int) -> StoreSummary:
+    seen = view.observation
+    return StoreSummary(
+        reachable=seen is not None,
+        enforcing=seen.enforcing if seen is not None else None,
+        desired=desired,
+        observed=len(seen.bans) if seen is not None else 0,
+        foreign=seen.foreign if seen is not None else 0,
+        problem=view.problem,
+    )

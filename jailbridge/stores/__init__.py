@@ -1,0 +1,1 @@
+"""The places that hold bans, each behind the same small protocol."""

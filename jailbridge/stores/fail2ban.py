@@ -1,0 +1,163 @@
+"""The store behind fail2ban's jail: the bans it lists, our token in a property of our action.
+
+The jail is the one we ship: its bans have no end of their own, and stopping packets is not its business. What fail2ban
+bans there from its own reading of a log is only reported. Other jails are never read or changed.
+"""
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from pathlib import Path
+
+from jailbridge.errors import ParseError, RetryLater
+from jailbridge.model.network import Network, is_host, network_text, parse_network, shown
+from jailbridge.model.plan import Action, Capabilities, Change, Observation, ObservedBan, Rejection
+from jailbridge.model.token import Token
+from jailbridge.stores.fail2ban_socket import TIMEOUT_S, Fail2banSocket, Refused
+
+ACTION = "jailbridge"
+PROPERTY = "token"
+REMEDY = "run `jailbridge fail2ban install`, then `fail2ban-client reload`"
+# One command holds up the whole control socket: 20 addresses take 4 ms with our action, 500 ms with shell ones.
+CHUNK = 20
+# 11,000 bans are listed in 0.3 s, in one piece and before the first byte of the reply.
+LIST_TIMEOUT_S = 60.0
+
+# server/banmanager.py: "%s \t%s + %d = %s"; local time without a zone; -1 seconds is for ever.
+_ENTRY = re.compile(r"(.*) \t(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) \+ (-?\d{1,12}) = .*", re.ASCII | re.DOTALL)
+
+_log = logging.getLogger("jailbridge.stores.fail2ban")
+
+
+class Fail2banStore:
+    """fail2ban's jail as a store. Each call makes its own connection; nothing is kept between calls."""
+
+    name = "fail2ban"
+    capabilities = Capabilities(overlaps=True, ends=False, volatile=True, early=False)
+
+    def __init__(self, *, jail: str, socket: Path, timeout_s: float = TIMEOUT_S) -> None:
+        self._jail = jail
+        self._socket = socket
+        self._timeout_s = timeout_s
+
+    def observe(self, now: datetime) -> Observation:  # noqa: ARG002 - fail2ban's times are absolute
+        """Read the jail. Entries that are no IP network (fail2ban bans any text) count as foreign.
+
+        Raises RetryLater: no answer, no such jail, or a jail without our action; FatalError: somebody else's socket.
+        """
+        with self._server() as server:
+            token = self._token(server)
+            entries = self._banned(server, "--with-time")
+        bans: dict[Network, ObservedBan] = {}
+        for entry in entries:
+            if (ban := parse_entry(entry)) is None:
+                _log.debug("foreign entry=%s", shown(entry))
+            else:
+                bans.setdefault(ban.network, ban)
+        return Observation(token=token, enforcing=True, bans=tuple(bans.values()), foreign=len(entries) - len(bans))
+
+    def apply(self, changes: Sequence[Change], token: Token, now: datetime) -> Sequence[Rejection]:  # noqa: ARG002
+        """Ban and unban in the jail, then set the token. A hook changes nothing: this store has none.
+
+        Raises RetryLater and FatalError as `observe` does.
+        """
+        rejections: list[Rejection] = []
+        with self._server() as server:
+            self._token(server)
+            for command, chunk in _chunks(self._effective(server, changes)):
+                rejections += self._send(server, command, chunk)
+            self._ask(server, "set", self._jail, "action", ACTION, PROPERTY, str(token))
+        return rejections
+
+    def _server(self) -> Fail2banSocket:
+        return Fail2banSocket(self._socket, timeout_s=self._timeout_s)
+
+    def _token(self, server: Fail2banSocket) -> str | None:
+        token = self._ask(server, "get", self._jail, "action", ACTION, PROPERTY)
+        return token if isinstance(token, str) and token else None
+
+    def _banned(self, server: Fail2banSocket, *options: str) -> list[str]:
+        return _texts(self._ask(server, "get", self._jail, "banip", *options, timeout_s=LIST_TIMEOUT_S))
+
+    def _ask(self, server: Fail2banSocket, *words: str, timeout_s: float | None = None) -> object:
+        """Ask what our own jail never refuses: a refusal means that it is gone or not ours."""
+        try:
+            return server.ask(*words, timeout_s=timeout_s)
+        except Refused as error:
+            raise self._unready(error) from None
+
+    def _unready(self, error: Refused) -> RetryLater:
+        if error.kind == "UnknownJailException":
+            return RetryLater(f"fail2ban has no jail {self._jail}: {REMEDY}")
+        return RetryLater(f"fail2ban's jail {self._jail} lacks the action {ACTION}: {REMEDY}")
+
+    def _effective(self, server: Fail2banSocket, changes: Sequence[Change]) -> Iterator[Change]:
+        """Leave out the removal of a network that is not banned: fail2ban would unban every host inside it instead."""
+        wanted = [change for change in changes if change.network is not None and change.action in _COMMANDS]
+        if any(_is_wide_removal(change) for change in wanted):
+            entries = self._banned(server)
+            held = {network for entry in entries if (network := _network(entry)) is not None}
+            wanted = [change for change in wanted if not _is_wide_removal(change) or change.network in held]
+        return iter(wanted)
+
+    def _send(self, server: Fail2banSocket, command: str, chunk: Sequence[Change]) -> Iterator[Rejection]:
+        addresses = [network_text(change.network) for change in chunk if change.network is not None]
+        try:
+            server.ask("set", self._jail, command, *addresses)
+        except Refused as error:
+            if error.kind == "UnknownJailException":
+                raise self._unready(error) from None
+            if len(chunk) == 1:
+                yield Rejection(change=chunk[0], why=str(error))
+                return
+            for change in chunk:
+                yield from self._send(server, command, [change])
+
+
+def parse_entry(entry: str) -> ObservedBan | None:
+    """Return the ban that one line of `get JAIL banip --with-time` tells, None for what is no IP network.
+
+    The times are this host's local ones; in the hour that is repeated in autumn the earlier is meant.
+    """
+    match = _ENTRY.fullmatch(entry)
+    network = _network(match[1] if match else entry)
+    if network is None:
+        return None
+    if match is None:
+        return ObservedBan(network=network)
+    try:
+        since = datetime.strptime(match[2], "%Y-%m-%d %H:%M:%S").astimezone(UTC)
+        until = None if (lasts_s := int(match[3])) < 0 else since + timedelta(seconds=lasts_s)
+    except (ValueError, OverflowError, OSError):
+        return ObservedBan(network=network)
+    return ObservedBan(network=network, since=since, until=until)
+
+
+_COMMANDS = {Action.ADD: "banip", Action.UPDATE: "banip", Action.REMOVE: "unbanip"}
+
+
+def _chunks(changes: Iterator[Change]) -> Iterator[tuple[str, Sequence[Change]]]:
+    """Keep the order; at most CHUNK addresses a command."""
+    for command, group in groupby(changes, key=lambda change: _COMMANDS[change.action]):
+        together = list(group)
+        for start in range(0, len(together), CHUNK):
+            yield command, together[start : start + CHUNK]
+
+
+def _is_wide_removal(change: Change) -> bool:
+    return change.action is Action.REMOVE and change.network is not None and not is_host(change.network)
+
+
+def _network(text: str) -> Network | None:
+    try:
+        return parse_network(text)
+    except ParseError:
+        return None
+
+
+def _texts(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise RetryLater("fail2ban's list of bans is not a list of text: is this fail2ban 1.0.2 or later?")
+    return value

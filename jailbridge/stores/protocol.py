@@ -1,0 +1,34 @@
+"""What a store is to the reconciler: something that can be read and changed. Nothing here knows a real store."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+from jailbridge.model.plan import Capabilities, Change, Observation, Rejection
+from jailbridge.model.token import Token
+
+
+class Store(Protocol):
+    """One place that holds bans. `now` is aware and UTC; a store without ends ignores it."""
+
+    @property
+    def name(self) -> str:
+        """The store's key in the configuration and in every output."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this store can hold."""
+        ...
+
+    def observe(self, now: datetime) -> Observation:
+        """Read what the store holds of ours. Raises RetryLater (out of reach), FatalError (a person must mend it)."""
+        ...
+
+    def apply(self, changes: Sequence[Change], token: Token, now: datetime) -> Sequence[Rejection]:
+        """Make the changes, then write the token, last; return the changes refused for good.
+
+        An ADD of what is there and a REMOVE of what is not are no errors. A HOOK puts our own rules back in force
+        and keeps every ban. Raises RetryLater or FatalError; then what was done is unknown.
+        """
+        ...

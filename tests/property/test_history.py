@@ -1,0 +1,138 @@
+"""What is written is read back; an edited line names the address of PortSentry's own field, or none."""
+
+from datetime import UTC, datetime, timedelta, timezone
+from ipaddress import IPv4Address, IPv6Address
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jailbridge.errors import ParseError
+from jailbridge.history.dialects import format_1, format_2, parse
+from jailbridge.model.event import Dialect, Kind, Protocol, ScanEvent
+from jailbridge.model.network import Address, parse_address
+
+V4 = st.builds(IPv4Address, st.integers(0, 2**32 - 1))
+V6 = st.builds(IPv6Address, st.integers(0, 2**128 - 1)).filter(lambda address: address.ipv4_mapped is None)
+TIMES = st.datetimes(
+    min_value=datetime(2001, 9, 10),  # noqa: DTZ001 - Hypothesis takes naive bounds
+    max_value=datetime(2286, 11, 20),  # noqa: DTZ001
+    timezones=st.just(UTC),
+)
+ZONES = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+WRITTEN_KINDS = [kind for kind in Kind if kind not in {Kind.ACK, Kind.UNKNOWN}]
+EVENTS = st.builds(
+    ScanEvent,
+    time=TIMES,
+    address=V4 | V6,
+    port=st.integers(1, 65535),
+    protocol=st.sampled_from(Protocol),
+    kind=st.sampled_from(WRITTEN_KINDS),
+    ignored=st.sampled_from([True, False, None]),
+    triggered=st.sampled_from([True, False, None]),
+)
+NAMES = st.binary(max_size=40) | st.sampled_from(
+    [b"x/198.51.100.1", b"[198.51.100.1]", b"x) (y", b"198.51.100.1 Port: 1 TCP Blocked", b"\r\n", b"a" * 1026]
+)
+EDITS = st.lists(
+    st.tuples(
+        st.sampled_from(["insert", "delete", "replace", "copy"]),
+        st.integers(0, 400),
+        st.sampled_from([b"/", b"[", b"]", b"(", b")", b" ", b"\r", b"\n", b"\0", b":", b".", b"%", b"0", b"\xd9\xa2"])
+        | st.binary(min_size=1, max_size=3),
+        st.integers(1, 60),
+    ),
+    max_size=4,
+)
+
+
+def edited(line: bytes, edits: list[tuple[str, int, bytes, int]]) -> bytes:
+    for what, place, text, size in edits:
+        at = min(place, len(line))
+        match what:
+            case "insert":
+                line = line[:at] + text + line[at:]
+            case "delete":
+                line = line[:at] + line[at + size :]
+            case "replace":
+                line = line[:at] + text + line[at + len(text) :]
+            case _:
+                line = line[:at] + line[at : at + size] + line[at:]
+    return line
+
+
+def own_field(line: bytes, dialect: Dialect) -> Address:
+    if dialect is Dialect.PORTSENTRY_1:
+        field = line.rpartition(b"/")[2].partition(b" ")[0]
+    else:
+        field = line.partition(b"[")[2].partition(b"]")[0]
+    return parse_address(field.decode("ascii"))
+
+
+@given(event=EVENTS, zone=ZONES)
+def test_a_line_of_2_reads_back(event: ScanEvent, zone: timezone) -> None:
+    event_ms = event.time.replace(microsecond=event.time.microsecond // 1000 * 1000)
+    line = format_2(event, event.time.astimezone(zone)).encode("ascii")
+    read, dialect = parse(line)
+    assert dialect is Dialect.PORTSENTRY_2
+    assert read.time == event_ms
+    assert (read.address, read.port, read.protocol, read.kind) == (
+        event.address,
+        event.port,
+        event.protocol,
+        event.kind,
+    )
+    assert (read.ignored, read.triggered) == (event.ignored, event.triggered)
+
+
+@given(event=EVENTS, zone=ZONES)
+def test_a_line_of_1_2_reads_back(event: ScanEvent, zone: timezone) -> None:
+    line = format_1(event, event.time.astimezone(zone)).encode("ascii")
+    read, dialect = parse(line)
+    assert dialect is Dialect.PORTSENTRY_1
+    assert read.time == event.time.replace(microsecond=0)
+    assert (read.address, read.port, read.protocol) == (event.address, event.port, event.protocol)
+    assert (read.kind, read.ignored, read.triggered) == (Kind.UNKNOWN, None, None)
+
+
+@given(event=EVENTS, edits=EDITS, dialect=st.sampled_from([Dialect.PORTSENTRY_1, Dialect.PORTSENTRY_2]))
+def test_an_edited_line_names_the_address_of_its_own_field_or_is_refused(
+    event: ScanEvent, edits: list[tuple[str, int, bytes, int]], dialect: Dialect
+) -> None:
+    line = format_1(event, event.time) if dialect is Dialect.PORTSENTRY_1 else format_2(event, event.time)
+    changed = edited(line.encode("ascii"), edits)
+    try:
+        read, found = parse(changed)
+    except ParseError:
+        return
+    assert read.address == own_field(changed, found)
+    assert 1 <= read.port <= 65535
+
+
+@given(event=EVENTS, name=NAMES, dialect=st.sampled_from([Dialect.PORTSENTRY_1, Dialect.PORTSENTRY_2]))
+def test_a_name_without_blanks_changes_nothing_and_any_other_is_refused(
+    event: ScanEvent, name: bytes, dialect: Dialect
+) -> None:
+    text = str(event.address).encode()
+    if dialect is Dialect.PORTSENTRY_1:
+        line = format_1(event, event.time).encode()
+        named = line.replace(b"Host: " + text + b"/", b"Host: " + name + b"/")
+    else:
+        line = format_2(event, event.time).encode()
+        named = line.replace(b"(" + text + b")", b"(" + name + b")")
+    harmless = 1 <= len(name) <= 1025 and all(byte > 0x20 and byte != 0x7F for byte in name)
+    try:
+        read = parse(named)
+    except ParseError:
+        assert not harmless
+        return
+    assert harmless
+    assert read == parse(line)
+
+
+@given(line=st.binary(max_size=300))
+def test_any_bytes_are_an_event_or_one_line_of_complaint(line: bytes) -> None:
+    try:
+        parse(line)
+    except ParseError as error:
+        complaint = str(error)
+        assert complaint.isprintable()

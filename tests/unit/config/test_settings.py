@@ -1,0 +1,290 @@
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from jailbridge.config import Settings, parse
+from jailbridge.config.load import ConfigError
+from jailbridge.config.settings import EvidenceRule, HistoryDialect, SensorMode, TailFormat, TailSettings, Watch
+from jailbridge.model.network import parse_network
+from jailbridge.model.plan import External
+
+# The configuration as documented, every key at its default.
+DOCUMENTED = """
+    [sensor]
+    mode = "stealth"                 # off | connect | stealth | kernel
+    interfaces = ["all"]             # names, "all", "all-but-loopback"
+    tcp_ports = "1-1023"             # PortSentry's syntax; ports with a live service are skipped
+    udp_ports = "1-1023"
+    exclude_tcp_ports = "113,139"
+    exclude_udp_ports = "67,137,138,520"
+    trigger_ports = 3                # distinct ports …
+    trigger_window = "60s"           # … in this window make a scanner
+    resolve_names = false
+    banner = ""
+    [history]
+    path = "/var/lib/portsentry/portsentry.history"
+    dialect = "1.2"                  # 1.2 | 2
+    [[tail]]                         # default: the history above
+    path = "/var/lib/portsentry/portsentry.history"
+    format = "auto"                  # auto | portsentry-1.2 | portsentry-2 | syslog | kernel
+    watch = "auto"                   # auto | watchdog | pyinotify | poll
+    evidence = "auto"                # auto | handshake | spoofable
+    [policy]
+    enforce = true                   # false: decide and show, change no store
+    ban_for = "permanent"            # evidence proven by a handshake
+    ban_for_spoofable = "1d"         # SYN, FIN, NULL, XMAS, UDP: a sender can forge these
+    repeat_factor = 4                # each further ban of the same source lasts so much longer …
+    repeat_cap = "permanent"         # … up to this,
+    repeat_memory = "90d"            # if it comes again within this
+    allow = []                       # networks never banned
+    allow_files = ["/etc/portsentry/portsentry.ignore.static", "/etc/portsentry/portsentry.ignore"]
+    ipv6_prefix = 64                 # an IPv6 source is banned with its network of this size
+    max_new_bans_per_minute = 50000  # the brake on log-driven bans; operators' are never braked
+    max_new_spoofable_per_minute = 600
+    max_bans = 200000                # above it the soonest-ending spoofable ones go first
+    [ledger]
+    path = "/var/lib/jailbridge/ledger.sqlite3"
+    [stores.hosts_deny]
+    enabled = true
+    path = "/etc/hosts.deny"
+    form = "lines"                   # lines | file
+    rule = "ALL: {address}"
+    max = 10000
+    external = "adopt"               # what a person changes there: adopt | revert
+    [stores.firewall]
+    enabled = true
+    backend = "auto"                 # auto | nftables | ipset | iptables
+    target = "DROP"
+    hook = "first"                   # first | after:CHAIN-OR-COMMENT
+    chains = ["INPUT"]               # also FORWARD, DOCKER-USER
+    external = "revert"
+    [stores.fail2ban]
+    enabled = true
+    jail = "portsentry"
+    socket = "/run/fail2ban/fail2ban.sock"
+    external = "adopt"
+    [stores.blocked_files]
+    enabled = true
+    paths = ["/var/lib/portsentry/portsentry.blocked.*", "/etc/portsentry/portsentry.blocked.*"]
+    [reconcile]
+    interval = "30s"
+    [respond.mail]
+    to = []
+    [control]
+    socket = "/run/jailbridge/control.sock"
+    [metrics]
+    listen = ""                      # "127.0.0.1:9119"
+"""
+
+NETWORK = """
+    [[policy.network]]               # longest prefix wins over both durations above and does not grow
+    network = "10.0.0.0/8"
+    ban_for = "10m"
+"""
+
+
+def problems(text: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as error:
+        parse(text, "/x.toml")
+    return error.value.problems
+
+
+def test_the_documented_configuration_is_the_default_one() -> None:
+    assert parse(DOCUMENTED, "/x.toml") == Settings()
+
+
+def test_every_key_of_the_settings_is_documented() -> None:
+    documented = parse(DOCUMENTED, "/x.toml").model_dump(exclude_unset=True)
+    default = Settings().model_dump()
+    default["policy"].pop("network")  # its documented form is no default, and stands below
+    default["respond"].pop("command")
+    assert documented == default
+
+
+def test_a_network_of_its_own_duration_is_read() -> None:
+    (rule,) = parse(NETWORK, "/x.toml").policy.network
+    assert rule.network == parse_network("10.0.0.0/8")
+    assert rule.ban_for == timedelta(minutes=10)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "remedy"),
+    [
+        ('[sensor]\nmode = "connect"', "sensor.mode", 'use "stealth" or "off"'),
+        ('[sensor]\nmode = "kernel"', "sensor.mode", 'use "stealth" or "off"'),
+        ("[sensor]\nresolve_names = true", "sensor.resolve_names", "leave it false"),
+        ('[sensor]\nbanner = "go away"', "sensor.banner", "leave it empty"),
+        ('[[tail]]\npath = "/var/log/syslog"\nformat = "syslog"', "tail.0.format", 'use "auto" or a portsentry format'),
+        (
+            '[[tail]]\npath = "/var/log/kern.log"\nformat = "kernel"',
+            "tail.0.format",
+            'use "auto" or a portsentry format',
+        ),
+        ('[[tail]]\npath = "/var/log/*.history"', "tail.0.path", "name the file"),
+        ('[stores.hosts_deny]\nform = "file"', "stores.hosts_deny.form", 'use "lines"'),
+        ('[stores.firewall]\nbackend = "ipset"', "stores.firewall.backend", 'use "auto" or "nftables"'),
+        ('[stores.firewall]\nbackend = "iptables"', "stores.firewall.backend", 'use "auto" or "nftables"'),
+        ('[stores.firewall]\ntarget = "REJECT"', "stores.firewall.target", 'use "DROP"'),
+        ('[stores.firewall]\nhook = "after:allowed"', "stores.firewall.hook", 'use "first"'),
+        (
+            '[[respond.command]]\nrun = ["/bin/notify", "{address}"]\non = ["ban"]\nnetworks = []\ntimeout = "10s"',
+            "respond.command",
+            "leave it out",
+        ),
+        ('[respond.mail]\nto = ["root@example.net"]', "respond.mail.to", "leave it empty"),
+        ('[metrics]\nlisten = "127.0.0.1:9119"', "metrics.listen", "leave it empty"),
+    ],
+)
+def test_what_this_release_does_not_do_is_refused_with_a_remedy(text: str, key: str, remedy: str) -> None:
+    assert problems(text) == (f"{key}: not built in this release: {remedy}",)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "said"),
+    [
+        ("sensor = 5", "sensor", "should be a table"),
+        ("[[sensor]]", "sensor", "should be a table"),
+        ("tail = [5]", "tail.0", "should be a table"),
+        ("tail = false", "tail", "should be a list"),
+        ('tail = ""', "tail", "should be a list"),
+        ("tail = {path = '/x'}", "tail", "should be a list"),
+        ('[policy]\nallow = "10.0.0.0/8"', "policy.allow", "should be a list"),
+        ("[policy]\nallow = [5]", "policy.allow.0", "should be text in quotes"),
+        ("[sensor]\ntrigger_ports = true", "sensor.trigger_ports", "should be a whole number"),
+        ('[sensor]\ntrigger_ports = "3"', "sensor.trigger_ports", "should be a whole number"),
+        ("[policy]\nrepeat_factor = 4.0", "policy.repeat_factor", "should be a whole number"),
+        ("[policy]\nrepeat_factor = nan", "policy.repeat_factor", "should be a whole number"),
+        ('[policy]\nenforce = "yes"', "policy.enforce", "should be true or false"),
+        ("[policy]\nenforce = 1", "policy.enforce", "should be true or false"),
+        ("[policy]\nban_for = 600", "policy.ban_for", "should be text in quotes"),
+        ("[sensor]\ntcp_ports = [1, 2]", "sensor.tcp_ports", "should be text in quotes"),
+        ("[sensor]\nbanner = 5", "sensor.banner", "should be text in quotes"),
+        ("[history]\npath = 5", "history.path", "should be text in quotes"),
+        ("[history]\ndialect = 1.2", "history.dialect", "should be '1.2' or '2', not 1.2"),
+        ("[sensor]\ntrigger_ports = 0x" + "f" * 5000, "sensor.trigger_ports", "should be"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_a_problem(text: str, key: str, said: str) -> None:
+    (problem,) = problems(text)
+    assert problem.startswith(f"{key}: {said}")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('[sensor]\nmode = "loud"', "sensor.mode"),
+        ("[sensor]\ninterfaces = []", "sensor.interfaces"),
+        ('[sensor]\ninterfaces = ["eth 0"]', "sensor.interfaces.0"),
+        ('[sensor]\ninterfaces = ["eth0/1"]', "sensor.interfaces.0"),
+        ('[sensor]\ninterfaces = ["a-name-of-16-byte"]', "sensor.interfaces.0"),
+        ('[sensor]\ntcp_ports = "0-10"', "sensor.tcp_ports"),
+        ('[sensor]\nexclude_udp_ports = "67,dns"', "sensor.exclude_udp_ports"),
+        ("[sensor]\ntrigger_ports = 0", "sensor.trigger_ports"),
+        ('[sensor]\ntrigger_window = "permanent"', "sensor.trigger_window"),
+        ('[sensor]\ntrigger_window = "0s"', "sensor.trigger_window"),
+        ('[history]\npath = "portsentry.history"', "history.path"),
+        ('[history]\npath = ""', "history.path"),
+        ('[history]\npath = "/a\\u0000b"', "history.path"),
+        ('[history]\npath = "/a\\nb"', "history.path"),
+        ('[[tail]]\npath = "x"', "tail.0.path"),
+        ('[[tail]]\nwatch = "poll"', "tail.0.path"),
+        ('[[tail]]\npath = "/a"\n[[tail]]\npath = "/a"', "tail.1.path"),
+        ('[[tail]]\npath = "/a\\u2028b"', "tail.0.path"),
+        ('[policy]\nallow_files = ["/a", "/b\\tc"]', "policy.allow_files.1"),
+        ('[policy]\nban_for = "long"', "policy.ban_for"),
+        ("[policy]\nrepeat_factor = 0", "policy.repeat_factor"),
+        ('[policy]\nallow = ["10.0.0.0/8", "localhost"]', "policy.allow.1"),
+        ("[policy]\nipv6_prefix = 129", "policy.ipv6_prefix"),
+        ("[policy]\nipv6_prefix = 0", "policy.ipv6_prefix"),
+        ("[policy]\nmax_bans = 0", "policy.max_bans"),
+        ("[policy]\nmax_new_bans_per_minute = 100000000000000000000", "policy.max_new_bans_per_minute"),
+        ("[policy]\nmax_new_spoofable_per_minute = 100000000000000000000", "policy.max_new_spoofable_per_minute"),
+        ('[[policy.network]]\nnetwork = "10.0.0.0/8"', "policy.network.0.ban_for"),
+        ('[[policy.network]]\nnetwork = "10.0.0.0/64"\nban_for = "1d"', "policy.network.0.network"),
+        ('[stores.hosts_deny]\nrule = "ALL: ALL"', "stores.hosts_deny.rule"),
+        ('[stores.hosts_deny]\nrule = "{address}: ALL"', "stores.hosts_deny.rule"),
+        ('[stores.hosts_deny]\nrule = "ALL: {address} {address}"', "stores.hosts_deny.rule"),
+        ('[stores.hosts_deny]\nrule = "ALL: {address}\\nALL: ALL"', "stores.hosts_deny.rule"),
+        ('[stores.hosts_deny]\nrule = "ALL: {address} \\\\"', "stores.hosts_deny.rule"),
+        ('[stores.hosts_deny]\nrule = " # ALL: {address}"', "stores.hosts_deny.rule"),
+        ("[stores.firewall]\nchains = []", "stores.firewall.chains"),
+        ('[stores.firewall]\nchains = ["OUTPUT"]', "stores.firewall.chains.0"),
+        ('[stores.firewall]\nexternal = "ignore"', "stores.firewall.external"),
+        ('[stores.fail2ban]\njail = "--help"', "stores.fail2ban.jail"),
+        ('[stores.fail2ban]\njail = "a\\n"', "stores.fail2ban.jail"),
+        ('[control]\nsocket = "/' + "x" * 107 + '"', "control.socket"),
+        ('[reconcile]\ninterval = "0s"', "reconcile.interval"),
+    ],
+)
+def test_an_impossible_value_is_one_problem_that_names_its_key(text: str, key: str) -> None:
+    (problem,) = problems(text)
+    assert problem.startswith(f"{key}: ")
+    assert problem.isprintable()
+    assert "<class" not in problem
+    assert "Tuple" not in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("sensr = {}", "sensr: unknown key, did you mean sensor?"),
+        ("[sensor]\ntrigger_port = 3", "sensor.trigger_port: unknown key, did you mean trigger_ports?"),
+        ("[stores.fierwall]\nx = 1", "stores.fierwall: unknown key, did you mean firewall?"),
+        ("[stores.firewall]\nbackends = 1", "stores.firewall.backends: unknown key, did you mean backend?"),
+        ("[respond.mail]\ntoo = []", "respond.mail.too: unknown key, did you mean to?"),
+        ('[[tail]]\npath = "/x"\nformats = 1', "tail.0.formats: unknown key, did you mean format?"),
+        (
+            '[[policy.network]]\nnetwork = "::/0"\nban_for = "1d"\nbanfor = "1d"',
+            "policy.network.0.banfor: unknown key, did you mean ban_for?",
+        ),
+        ("[policy]\nzzz = 1", "policy.zzz: unknown key"),
+        ("function-x = 1", "function-x: unknown key"),
+        ('"a\\nb" = 1', "'a\\nb': unknown key"),
+    ],
+)
+def test_an_unknown_key_is_a_problem_at_every_depth(text: str, problem: str) -> None:
+    assert problems(text) == (problem,)
+
+
+def test_every_problem_is_told_at_once() -> None:
+    text = '[sensor]\nmode = "x"\nports = 1\n[policy]\nban_for = "y"\nallow = ["z", 7]\n[ledger]\npath = "here"'
+    keys = {"sensor.mode", "sensor.ports", "policy.ban_for", "policy.allow.0", "policy.allow.1", "ledger.path"}
+    found = problems(text)
+    assert {problem.partition(": ")[0] for problem in found} == keys
+    assert len(found) == len(keys)
+
+
+def test_the_history_is_followed_by_default() -> None:
+    assert [str(tail.path) for tail in Settings().tail] == ["/var/lib/portsentry/portsentry.history"]
+    assert [str(t.path) for t in parse('[history]\npath = "/srv/h"', "x").tail] == ["/srv/h"]
+    assert [str(t.path) for t in parse('[history]\ndialect = "2"', "x").tail] == [str(Settings().history.path)]
+
+
+def test_a_given_tail_replaces_the_default_one() -> None:
+    settings = parse(
+        '[[tail]]\npath = "/a"\nformat = "portsentry-2"\nwatch = "poll"\nevidence = "handshake"\n[[tail]]\npath = "/b"',
+        "x",
+    )
+    assert settings.tail == (
+        TailSettings(
+            path=Path("/a"), format=TailFormat.PORTSENTRY_2, watch=Watch.POLL, evidence=EvidenceRule.HANDSHAKE
+        ),
+        TailSettings(path=Path("/b")),
+    )
+
+
+def test_text_becomes_exact_types() -> None:
+    settings = parse(
+        '[sensor]\nmode = "off"\ntcp_ports = "20-25, 80"\n[history]\ndialect = "2"\n[policy]\nban_for = "1h30m"\n'
+        'ban_for_spoofable = "permanent"\nallow = ["192.0.2.7/24", "::ffff:198.51.100.0/120", "2001:db8::1"]\n'
+        '[stores.fail2ban]\nexternal = "revert"',
+        "x",
+    )
+    assert settings.sensor.mode is SensorMode.OFF
+    assert settings.sensor.tcp_ports == ((20, 25), (80, 80))
+    assert settings.history.dialect is HistoryDialect.PORTSENTRY_2
+    assert settings.policy.ban_for == timedelta(minutes=90)
+    assert settings.policy.ban_for_spoofable is None
+    assert settings.policy.allow == tuple(map(parse_network, ["192.0.2.0/24", "198.51.100.0/24", "2001:db8::1"]))
+    assert settings.stores.fail2ban.external is External.REVERT

@@ -1,0 +1,350 @@
+"""Real lines, a real ledger, this machine's own place in the network; only the clocks are ours."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from jailbridge.config import Settings
+from jailbridge.daemon.judge import FRESH_S, Brake, Judge
+from jailbridge.errors import RetryLater
+from jailbridge.history.dialects import format_1, format_2
+from jailbridge.host import surroundings
+from jailbridge.ledger import Ledger
+from jailbridge.model.ban import Ban, EndReason, Origin
+from jailbridge.model.event import Evidence, Kind, LogLine, Protocol, ScanEvent, TailPosition
+from jailbridge.model.network import network_text, parse_network
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+SECOND, HOUR, DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
+
+
+class Clock:
+    """Monotonic seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger(tmp_path / "ledger.sqlite3") as ledger:
+        yield ledger
+
+
+@pytest.fixture
+def allow_file(tmp_path: Path) -> Path:
+    path = tmp_path / "allow"
+    path.touch()
+    return path
+
+
+def settings(allow_file: Path, *, tail: dict[str, str] | None = None, **policy: object) -> Settings:
+    return Settings.model_validate(
+        {
+            "history": {"path": "/log"},
+            "tail": [{"path": "/log"} | (tail or {})],
+            "policy": {"allow_files": [allow_file], **policy},
+        }
+    )
+
+
+@pytest.fixture
+def judge(ledger: Ledger, allow_file: Path, clock: Clock) -> Judge:
+    return Judge(settings(allow_file), ledger, clock)
+
+
+def event(address: str, kind: Kind = Kind.SYN, *, time: datetime = NOW) -> ScanEvent:
+    return ScanEvent(
+        time=time, address=ip_address(address), port=23, protocol=Protocol.TCP, kind=kind, ignored=False, triggered=True
+    )
+
+
+def line(text: str | bytes, offset: int = 0) -> LogLine:
+    text = text if isinstance(text, bytes) else text.encode("ascii")
+    return LogLine(path="/log", device=1, inode=2, offset=offset, text=text)
+
+
+def scans(*addresses: str, kind: Kind = Kind.SYN, time: datetime = NOW) -> list[LogLine]:
+    return [line(format_2(event(a, kind, time=time), time), n) for n, a in enumerate(addresses)]
+
+
+def sources(count: int, start: int = 0) -> list[str]:
+    return [str(ip_address("198.18.0.0") + n) for n in range(start, start + count)]
+
+
+def names(bans: object) -> list[str]:
+    return [network_text(ban.network) for ban in bans]  # type: ignore[attr-defined]
+
+
+def test_lines_of_both_dialects_become_bans(judge: Judge) -> None:
+    both = [line(format_1(event("198.18.0.1"), NOW)), line(format_2(event("2001:db8::7"), NOW), 80)]
+    bans = judge.bans(both, NOW)
+    assert names(bans) == ["198.18.0.1", "2001:db8::/64"]
+    assert [(ban.file, ban.offset, ban.until) for ban in bans] == [("/log", 0, NOW + DAY), ("/log", 80, NOW + DAY)]
+    assert judge.counts == {"accepted": 2}
+
+
+def test_a_line_of_another_dialect_than_the_tails_is_refused(ledger: Ledger, allow_file: Path) -> None:
+    judge = Judge(settings(allow_file, tail={"format": "portsentry-1.2"}), ledger)
+    assert judge.bans(scans("198.18.0.1"), NOW) == []
+    assert judge.counts == {"refused": 1}
+
+
+def test_a_refused_line_bans_nobody_and_stops_nothing(judge: Judge, caplog: pytest.LogCaptureFixture) -> None:
+    junk = line(b"\x1b[2J 198.18.0.9 \xff\n")
+    assert names(judge.bans([junk, *scans("198.18.0.1"), junk], NOW)) == ["198.18.0.1"]
+    assert judge.counts == {"accepted": 1, "refused": 2}
+    assert caplog.messages
+    assert all(message.isprintable() for message in caplog.messages)
+
+
+def test_a_flood_of_refused_lines_is_told_once_a_minute(
+    judge: Judge, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    judge.bans([line(b"junk")] * 1000, NOW)
+    assert len(caplog.messages) == 1
+    clock.now += 60
+    judge.bans([line(b"junk")] * 1000, NOW)
+    assert len(caplog.messages) == 2
+    assert judge.counts["refused"] == 2000
+
+
+def test_a_line_of_2_that_says_less_than_triggered_bans_nobody(judge: Judge) -> None:
+    for changes in ({"triggered": None}, {"triggered": False}, {"ignored": True}, {"ignored": None}):
+        scan = replace(event("198.18.0.1"), **changes)
+        assert judge.bans([line(format_2(scan, NOW))], NOW) == []
+
+
+def test_this_hosts_own_addresses_and_gateways_are_never_banned(judge: Judge) -> None:
+    around = surroundings()
+    own = [str(address) for address in (*around.addresses, *around.gateways, *around.broadcasts)]
+    assert own
+    assert judge.bans(scans(*own, kind=Kind.CONNECT), NOW) == []
+
+
+def test_an_allowed_source_is_not_banned(judge: Judge, allow_file: Path) -> None:
+    allow_file.write_text("198.18.0.0/31\n")
+    assert names(judge.bans(scans("198.18.0.0", "198.18.0.1", "198.18.0.2"), NOW)) == ["198.18.0.2"]
+
+
+# While a list cannot be read
+
+
+def test_while_an_allow_list_cannot_be_read_nobody_is_banned_and_it_recovers(
+    judge: Judge, allow_file: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    allow_file.write_text("198.18.0.1\nnonsense\n")
+    for _ in range(3):
+        with pytest.raises(RetryLater, match=rf"allow file {allow_file}:2: .*nobody new is banned until it is mended"):
+            judge.bans(scans("198.18.0.2"), NOW)
+        assert not judge.exemptions()
+        clock.now += FRESH_S
+    (told,) = caplog.messages
+    assert told == judge.problem
+
+    allow_file.write_text("198.18.0.1\n")
+    assert names(judge.bans(scans("198.18.0.1", "198.18.0.2"), NOW)) == ["198.18.0.2"]
+    assert not judge.problem
+    assert caplog.messages[-1] == "allow lists are readable again"
+
+
+def test_a_list_that_disappears_is_noticed(judge: Judge, allow_file: Path, clock: Clock) -> None:
+    assert len(judge.bans(scans("198.18.0.1"), NOW)) == 1
+    allow_file.unlink()
+    clock.now += FRESH_S
+    with pytest.raises(RetryLater, match="is not there"):
+        judge.bans(scans("198.18.0.2"), NOW)
+
+
+def test_lists_are_read_again_at_most_once_a_second(judge: Judge, allow_file: Path, clock: Clock) -> None:
+    judge.exemptions()
+    allow_file.write_text("198.18.0.1\n")
+    clock.now += FRESH_S / 2
+    assert len(judge.bans(scans("198.18.0.1"), NOW)) == 1
+    clock.now += FRESH_S / 2
+    assert judge.bans(scans("198.18.0.1"), NOW) == []
+
+
+# The past
+
+
+def record(ledger: Ledger, *bans: Ban) -> None:
+    ledger.record(bans, now=NOW)
+
+
+def ban(network: str, *, until: datetime | None, evidence: Evidence | None = Evidence.SPOOFABLE,
+        origin: Origin = Origin.SENSOR) -> Ban:  # fmt: skip
+    return Ban(
+        network=parse_network(network), since=NOW - DAY, until=until, origin=origin, reason="x", evidence=evidence
+    )
+
+
+def test_one_source_in_one_batch_is_one_ban(judge: Judge) -> None:
+    assert names(judge.bans(scans("198.18.0.1", "198.18.0.1", "198.18.0.1"), NOW)) == ["198.18.0.1"]
+    assert names(judge.bans(scans("2001:db8::1", "2001:db8::2"), NOW)) == ["2001:db8::/64"]
+
+
+def test_proof_later_in_a_batch_makes_the_ban_longer(judge: Judge) -> None:
+    (made,) = judge.bans([*scans("198.18.0.1"), *scans("198.18.0.1", kind=Kind.CONNECT)], NOW)
+    assert (made.until, made.evidence) == (None, Evidence.HANDSHAKE)
+
+
+def test_forgeable_evidence_later_in_a_batch_does_not_shorten_a_ban(judge: Judge) -> None:
+    (made,) = judge.bans([*scans("198.18.0.1", kind=Kind.CONNECT), *scans("198.18.0.1")], NOW)
+    assert (made.until, made.evidence) == (None, Evidence.HANDSHAKE)
+
+
+def test_a_source_counts_once_against_the_brake(ledger: Ledger, allow_file: Path, clock: Clock) -> None:
+    judge = Judge(settings(allow_file, max_new_spoofable_per_minute=2), ledger, clock)
+    seen = ["198.18.0.1", "198.18.0.1", "198.18.0.1", "198.18.0.2"]
+    assert names(judge.bans(scans(*seen), NOW)) == ["198.18.0.1", "198.18.0.2"]
+
+
+def test_a_source_whose_network_is_banned_is_not_banned_again(judge: Judge, ledger: Ledger) -> None:
+    record(ledger, ban("198.18.0.0/16", until=None, origin=Origin.OPERATOR, evidence=None))
+    assert judge.bans(scans("198.18.0.1", kind=Kind.CONNECT), NOW) == []
+
+
+def test_a_scan_after_the_end_of_a_ban_bans_again_though_nobody_has_ended_it_yet(judge: Judge, ledger: Ledger) -> None:
+    # As after a night without the daemon: bans have run out meanwhile, and PortSentry went on writing.
+    record(ledger, ban("198.18.0.1", until=NOW - HOUR))
+    (made,) = judge.bans(scans("198.18.0.1", time=NOW - HOUR + SECOND), NOW)
+    assert made.until == NOW - HOUR + SECOND + 4 * DAY
+    tombstone = ledger.tombstone(parse_network("198.18.0.1"))
+    assert tombstone is not None
+    assert (tombstone.ended, tombstone.why, tombstone.bans) == (NOW - HOUR, EndReason.EXPIRED, 1)
+
+
+def test_a_scan_before_the_end_of_a_ban_that_is_over_does_not(judge: Judge, ledger: Ledger) -> None:
+    record(ledger, ban("198.18.0.1", until=NOW - HOUR))
+    assert judge.bans(scans("198.18.0.1", time=NOW - HOUR - SECOND), NOW) == []
+
+
+def test_only_the_bans_of_those_who_scan_are_ended_here(judge: Judge, ledger: Ledger) -> None:
+    # The others' ends are what wakes the reconciler.
+    record(ledger, ban("198.18.0.1", until=NOW), ban("198.18.0.0/16", until=NOW), ban("10.0.0.1", until=NOW))
+    assert names(judge.bans(scans("198.18.0.1", time=NOW + SECOND), NOW + SECOND)) == ["198.18.0.1"]
+    assert names(ledger.bans().values()) == ["10.0.0.1"]
+
+
+def test_lines_before_an_unban_are_old_and_lines_after_it_are_new(judge: Judge, ledger: Ledger) -> None:
+    position = TailPosition(path="/log", device=1, inode=2, offset=500, head="")
+    ledger.record([ban("198.18.0.1", until=None)], [position], now=NOW)
+    ledger.end([parse_network("198.18.0.1")], EndReason.OPERATOR, now=NOW)
+    text = format_2(event("198.18.0.1"), NOW)
+    assert judge.bans([line(text, 499)], NOW + SECOND) == []
+    assert names(judge.bans([line(text, 500)], NOW + SECOND)) == ["198.18.0.1"]
+
+
+# The brakes
+
+
+def test_forgeable_bans_are_braked_and_proven_ones_are_not(ledger: Ledger, allow_file: Path, clock: Clock) -> None:
+    judge = Judge(settings(allow_file, max_new_spoofable_per_minute=3), ledger, clock)
+    assert names(judge.bans(scans(*sources(10)), NOW)) == sources(3)
+    assert judge.counts == {"accepted": 10, "braked": 7}
+    assert len(judge.bans(scans(*sources(10, 100), kind=Kind.CONNECT), NOW)) == 10
+    clock.now += 59.9
+    assert judge.bans(scans(*sources(1, 50)), NOW) == []
+    clock.now += 0.1
+    assert names(judge.bans(scans(*sources(10, 60)), NOW)) == sources(3, 60)
+
+
+def test_the_brake_on_new_bans_is_for_all_together(ledger: Ledger, allow_file: Path, clock: Clock) -> None:
+    judge = Judge(settings(allow_file, max_new_bans_per_minute=5), ledger, clock)
+    assert len(judge.bans(scans(*sources(3)), NOW)) == 3
+    assert names(judge.bans(scans(*sources(9, 10), kind=Kind.CONNECT), NOW)) == sources(2, 10)
+    assert judge.bans(scans(*sources(1, 50)), NOW) == []
+    clock.now += 60
+    assert len(judge.bans(scans(*sources(9, 20)), NOW)) == 5
+
+
+def test_what_is_braked_is_told_once_a_minute_with_its_key(
+    ledger: Ledger, allow_file: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    judge = Judge(settings(allow_file, max_new_spoofable_per_minute=3), ledger, clock)
+    judge.bans(scans(*sources(1000)), NOW)
+    assert len(caplog.messages) == 1
+    assert "policy.max_new_spoofable_per_minute" in caplog.messages[0]
+    assert caplog.records[0].levelno == logging.ERROR
+
+
+def test_a_longer_ban_of_one_that_stands_is_not_braked_but_a_new_one_inside_it_is(
+    ledger: Ledger, allow_file: Path, clock: Clock
+) -> None:
+    judge = Judge(settings(allow_file, max_new_bans_per_minute=1), ledger, clock)
+    record(ledger, *(ban(address, until=NOW + HOUR) for address in sources(3)))
+    assert names(judge.bans(scans(*sources(3), kind=Kind.CONNECT), NOW)) == sources(3)
+    record(ledger, ban("203.0.113.0/24", until=NOW + HOUR, origin=Origin.STORE))
+    assert names(judge.bans(scans("203.0.113.1", "203.0.113.2", kind=Kind.CONNECT), NOW)) == ["203.0.113.1"]
+
+
+def test_a_brake_lets_its_limit_through_in_any_minute() -> None:
+    brake = Brake(2)
+    passed = []
+    for now in (0.0, 1.0, 2.0, 59.9, 60.0, 60.5, 61.0, 119.9, 120.0):
+        if not brake.is_full(now):
+            brake.count(now)
+            passed.append(now)
+    assert passed == [0.0, 1.0, 60.0, 61.0, 120.0]
+
+
+# The most bans
+
+
+def test_above_the_most_bans_the_soonest_ending_forgeable_ones_go(ledger: Ledger, allow_file: Path) -> None:
+    judge = Judge(settings(allow_file, max_bans=5), ledger)
+    record(
+        ledger,
+        ban("10.0.0.1", until=NOW + 2 * SECOND),
+        ban("10.0.0.2", until=NOW + SECOND),
+        ban("10.0.0.3", until=NOW + SECOND, origin=Origin.OPERATOR, evidence=None),
+        ban("10.0.0.4", until=NOW + SECOND, evidence=Evidence.HANDSHAKE),
+        ban("10.0.0.5", until=NOW + 9 * DAY),
+    )
+    made = judge.bans(scans("198.18.0.1"), NOW)
+    assert names(made) == ["198.18.0.1"]
+    assert sorted(names(ledger.bans().values())) == ["10.0.0.1", "10.0.0.3", "10.0.0.4", "10.0.0.5"]
+    ledger.record(made, now=NOW)
+    made = judge.bans(scans(*sources(3, 10), kind=Kind.CONNECT), NOW)
+    assert names(made) == sources(3, 10)
+    assert sorted(names(ledger.bans().values())) == ["10.0.0.3", "10.0.0.4"]
+
+
+def test_a_new_forgeable_ban_that_would_end_soonest_is_the_one_that_goes(ledger: Ledger, allow_file: Path) -> None:
+    judge = Judge(settings(allow_file, max_bans=2), ledger)
+    record(ledger, ban("10.0.0.1", until=NOW + 9 * DAY), ban("10.0.0.2", until=None))
+    assert judge.bans(scans("198.18.0.1"), NOW) == []
+    assert len(ledger.bans()) == 2
+
+
+def test_bans_that_nobody_can_forge_are_not_pushed_out(
+    ledger: Ledger, allow_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    judge = Judge(settings(allow_file, max_bans=2), ledger)
+    record(ledger, *(ban(a, until=NOW + SECOND, evidence=Evidence.HANDSHAKE) for a in ("10.0.0.1", "10.0.0.2")))
+    assert judge.bans(scans("198.18.0.1", kind=Kind.CONNECT), NOW) == []
+    assert len(ledger.bans()) == 2
+    assert any("policy.max_bans" in message for message in caplog.messages)
+
+
+def test_a_flood_never_holds_more_than_the_most_bans(ledger: Ledger, allow_file: Path) -> None:
+    judge = Judge(settings(allow_file, max_bans=20, max_new_spoofable_per_minute=1000), ledger)
+    for start in range(0, 200, 50):
+        ledger.record(judge.bans(scans(*sources(50, start), time=NOW + start * SECOND), NOW + DAY / 2), now=NOW)
+        assert len(ledger.bans()) <= 20
+    assert len(ledger.bans()) == 20

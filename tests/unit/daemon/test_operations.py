@@ -1,0 +1,165 @@
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from jailbridge.config import parse
+from jailbridge.daemon.operations import Operations
+from jailbridge.errors import GiveUp, ParseError, RetryLater
+from jailbridge.ledger import Ledger
+from jailbridge.model.ban import Ban, Origin
+from jailbridge.model.network import network_text, parse_network
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = datetime(2026, 11, 22, 6, 30, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def operations(tmp_path: Path, clock: Clock) -> Iterator[Operations]:
+    settings = parse(
+        f"""
+[policy]
+allow = ["192.0.2.0/28"]
+allow_files = ["{tmp_path}/allowed"]
+[stores.hosts_deny]
+path = "{tmp_path}/hosts.deny"
+[stores.firewall]
+enabled = false
+[stores.fail2ban]
+enabled = false
+""",
+        "test",
+    )
+    (tmp_path / "allowed").touch()
+    with Ledger(tmp_path / "ledger") as ledger:
+        yield Operations(settings, ledger, clock)
+
+
+def asked(answer: object) -> dict[str, Any]:
+    return cast("dict[str, Any]", answer)
+
+
+def live(operations: Operations) -> set[str]:
+    return {network_text(network) for network in operations.ledger.bans()}
+
+
+def automatic(operations: Operations, network: str) -> None:
+    now = operations.clock()
+    ban = Ban(network=parse_network(network), since=now, until=None, origin=Origin.SENSOR, reason="scan")
+    operations.ledger.record([ban], now=now)
+
+
+def test_a_ban_reaches_the_store_at_once(operations: Operations, tmp_path: Path) -> None:
+    answer = asked(operations.ban(["203.0.113.7"], "10m"))
+    assert answer["banned"] == ["203.0.113.7"]
+    assert answer["changes"] == []
+    assert "ALL: 203.0.113.7\n" in (tmp_path / "hosts.deny").read_text()
+
+
+def test_one_bad_address_bans_none(operations: Operations) -> None:
+    with pytest.raises(ParseError):
+        operations.ban(["203.0.113.7", "203.0.113.256"])
+    with pytest.raises(GiveUp):
+        operations.ban(["203.0.113.7", "127.0.0.1"])
+    assert live(operations) == set()
+
+
+@pytest.mark.parametrize(
+    "network", ["192.0.2.3", "192.0.2.0/24", "0.0.0.0/0", "::/0", "127.0.0.1", "fe80::1", "224.0.0.1"]
+)
+def test_what_would_touch_an_exempt_address_needs_force(operations: Operations, network: str) -> None:
+    with pytest.raises(GiveUp, match="--force"):
+        operations.ban([network])
+
+
+def test_a_forced_ban_of_an_allowed_address_stands(operations: Operations) -> None:
+    operations.ban(["192.0.2.3"], force=True)
+    operations.reconcile()
+    assert live(operations) == {"192.0.2.3"}
+    assert asked(operations.list_bans())[0]["stores"]["hosts_deny"] == "present"  # type: ignore[index]
+
+
+def test_the_callers_own_session_needs_force(operations: Operations) -> None:
+    with pytest.raises(GiveUp, match="own session"):
+        operations.ban(["203.0.113.0/24"], session="203.0.113.9")
+    operations.ban(["203.0.113.0/24"], session="203.0.114.9")
+
+
+def test_nobody_is_banned_while_an_allow_file_cannot_be_read(operations: Operations, tmp_path: Path) -> None:
+    (tmp_path / "allowed").write_text("not an address\n")
+    with pytest.raises(RetryLater, match=r"allowed:1.*--force"):
+        operations.ban(["203.0.113.7"])
+    assert live(operations) == set()
+    operations.ban(["203.0.113.7"], force=True)
+    assert live(operations) == {"203.0.113.7"}
+
+
+def test_a_newer_command_replaces_the_ban(operations: Operations) -> None:
+    operations.ban(["203.0.113.7"])
+    operations.ban(["203.0.113.7"], "10m")
+    (row,) = cast("list[dict[str, Any]]", operations.list_bans())
+    assert row["until"] == "2026-11-22T06:40:00Z"
+
+
+def test_a_ban_ends_at_its_time_everywhere(operations: Operations, clock: Clock, tmp_path: Path) -> None:
+    operations.ban(["203.0.113.7"], "10m")
+    clock.now += timedelta(minutes=9, seconds=59)
+    operations.reconcile()
+    assert live(operations) == {"203.0.113.7"}
+    clock.now += timedelta(seconds=1)
+    operations.reconcile()
+    assert live(operations) == set()
+    assert "203.0.113.7" not in (tmp_path / "hosts.deny").read_text()
+
+
+def test_unban_of_a_network_ends_every_ban_inside(operations: Operations) -> None:
+    operations.ban(["203.0.113.7", "203.0.113.8", "198.51.100.1"])
+    answer = asked(operations.unban(["203.0.113.0/24"]))
+    assert set(answer["unbanned"]) == {"203.0.113.7", "203.0.113.8"}
+    assert live(operations) == {"198.51.100.1"}
+
+
+def test_unban_of_a_host_ends_the_automatic_network_around_it(operations: Operations) -> None:
+    automatic(operations, "2001:db8::/64")
+    assert asked(operations.unban(["2001:db8::7"]))["unbanned"] == ["2001:db8::/64"]
+
+
+def test_unban_of_a_host_in_an_operators_network_is_refused(operations: Operations) -> None:
+    operations.ban(["203.0.113.0/24"])
+    with pytest.raises(GiveUp, match=r"unban 203\.0\.113\.0/24"):
+        operations.unban(["203.0.113.7"])
+
+
+def test_unban_of_what_is_not_banned_says_so(operations: Operations) -> None:
+    answer = asked(operations.unban(["203.0.113.7"]))
+    assert (answer["unbanned"], answer["not_banned"]) == ([], ["203.0.113.7"])
+
+
+def test_unban_of_everything_leaves_nothing(operations: Operations) -> None:
+    operations.ban(["203.0.113.7", "2001:db8::/48"])
+    operations.unban([], everything=True)
+    assert live(operations) == set()
+
+
+def test_an_address_that_becomes_allowed_is_unbanned(operations: Operations, tmp_path: Path) -> None:
+    automatic(operations, "192.0.2.3")
+    operations.reconcile()
+    assert live(operations) == set()
+
+
+def test_status_tells_the_problem(operations: Operations, tmp_path: Path) -> None:
+    (tmp_path / "allowed").write_text("nonsense\n")
+    (problem,) = asked(operations.status())["problems"]
+    assert "allowed:1" in problem

@@ -1,0 +1,185 @@
+from datetime import UTC, datetime, timedelta, timezone
+from ipaddress import ip_address
+
+import pytest
+
+from jailbridge.errors import ParseError
+from jailbridge.history.dialects import format_1, format_2, parse
+from jailbridge.model.event import Dialect, Kind, Protocol, ScanEvent
+
+TIME = datetime(2026, 11, 22, 6, 32, 8, 215000, tzinfo=UTC)
+LINE_1 = b"1795329128 - 11/22/2026 06:32:08 Host: NAME/192.0.2.7 Port: 23 TCP Blocked"
+LINE_2 = (
+    b"2026-11-22T06:32:08.215+0000 Scan from: [192.0.2.7] (NAME) protocol: [TCP] port: [23] "
+    b"type: [TCP SYN/Normal scan] IP opts: [not set] "
+    b"ignored: [false] triggered: [true] noblock: [true] blocked: [false]"
+)
+HOSTILE = [b"/", b"[", b"]", b"(", b")", b" ", b"0", b":", b"%", b"x/", b"1.1.1.1/", b"::/", b"] [", b"Host: ", b"\xff"]
+
+
+def event(**changes: object) -> ScanEvent:
+    fields = {
+        "time": TIME,
+        "address": ip_address("192.0.2.7"),
+        "port": 23,
+        "protocol": Protocol.TCP,
+        "kind": Kind.SYN,
+        "ignored": False,
+        "triggered": True,
+    }
+    return ScanEvent(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_a_line_of_1_2_tells_who_probed_what_and_when() -> None:
+    expected = event(time=TIME.replace(microsecond=0), kind=Kind.UNKNOWN, ignored=None, triggered=None)
+    assert parse(LINE_1) == (expected, Dialect.PORTSENTRY_1)
+
+
+def test_a_line_of_2_tells_also_how() -> None:
+    assert parse(LINE_2) == (event(), Dialect.PORTSENTRY_2)
+
+
+def test_a_line_of_the_other_dialect_is_refused_where_one_is_asked_for() -> None:
+    assert parse(LINE_1, Dialect.PORTSENTRY_1)[1] is Dialect.PORTSENTRY_1
+    with pytest.raises(ParseError, match=r"not a line of PortSentry's history \(2 dialect\)"):
+        parse(LINE_1, Dialect.PORTSENTRY_2)
+    with pytest.raises(ParseError, match=r"not a line of PortSentry's history \(1\.2 dialect\)"):
+        parse(LINE_2, Dialect.PORTSENTRY_1)
+
+
+@pytest.mark.parametrize("line", [LINE_1, LINE_2])
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"a.example",
+        b"198.51.100.1",
+        b"x/198.51.100.1",
+        b"[198.51.100.1]",
+        b"()",
+        b"b\xc3\xbccher",
+        b"\xa0\x85",
+        b"a" * 1025,
+    ],
+)
+def test_no_name_changes_the_address_or_saves_its_owner(line: bytes, name: bytes) -> None:
+    assert parse(line.replace(b"NAME", name))[0].address == ip_address("192.0.2.7")
+
+
+@pytest.mark.parametrize("line", [LINE_1, LINE_2])
+@pytest.mark.parametrize(
+    "name",
+    [b"", b"a b", b"a\tb", b"a\rb", b"a\nb", b"a\0b", b"a\x1b[2Jb", b"a\x7fb", b"a\x0bb", b"a\x0cb", b"a" * 1026],
+)
+def test_a_name_that_could_play_a_record_is_refused(line: bytes, name: bytes) -> None:
+    with pytest.raises(ParseError):
+        parse(line.replace(b"NAME", name))
+
+
+@pytest.mark.parametrize("line", [LINE_1, LINE_2])
+@pytest.mark.parametrize("address", ["::ffff:192.0.2.7", "::ffff:c000:207", "192.0.2.7"])
+def test_a_mapped_address_is_unwrapped(line: bytes, address: str) -> None:
+    assert parse(line.replace(b"192.0.2.7", address.encode()))[0].address == ip_address("192.0.2.7")
+
+
+@pytest.mark.parametrize("line", [LINE_1, LINE_2])
+def test_a_zone_is_dropped(line: bytes) -> None:
+    assert parse(line.replace(b"192.0.2.7", b"fe80::7%br-0.100"))[0].address == ip_address("fe80::7")
+
+
+@pytest.mark.parametrize("line", [LINE_1, LINE_2])
+@pytest.mark.parametrize("tail", [b"\r", b"\r\r\r"])
+def test_carriage_returns_at_the_end_are_no_part_of_a_record(line: bytes, tail: bytes) -> None:
+    assert parse(line + tail) == parse(line)
+
+
+@pytest.mark.parametrize("line", [LINE_1, LINE_2])
+@pytest.mark.parametrize("extra", [b" ", b"\n", b"\0", b".", b"\r ", b" \r"])
+def test_nothing_may_stand_before_or_behind_a_record(line: bytes, extra: bytes) -> None:
+    for changed in (extra + line, line + extra):
+        with pytest.raises(ParseError):
+            parse(changed)
+
+
+@pytest.mark.parametrize("epoch", [b"0000000000", b"0795329128", b"999999999", b"10000000000", b"-795329128"])
+def test_an_epoch_has_ten_digits(epoch: bytes) -> None:
+    with pytest.raises(ParseError):
+        parse(LINE_1.replace(b"1795329128", epoch))
+    assert parse(LINE_1.replace(b"1795329128", b"9999999999"))[0].time.year == 2286
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        b"2026-02-30T06:32:08.215+0000",
+        b"2026-11-22T06:32:08.215+9999",
+        b"0001-01-01T00:00:00.000+1400",
+        b"0000-11-22T06:32:08.215+0000",
+    ],
+)
+def test_an_impossible_time_is_refused(time: bytes) -> None:
+    with pytest.raises(ParseError, match="not a time"):
+        parse(LINE_2.replace(b"2026-11-22T06:32:08.215+0000", time))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (b"Connect", Kind.CONNECT),
+        (b"TCP SYN/Normal scan", Kind.SYN),
+        (b"TCP FIN scan", Kind.FIN),
+        (b"TCP NULL scan", Kind.NULL),
+        (b"TCP XMAS scan", Kind.XMAS),
+        (b"UDP", Kind.UDP),
+        (b"Unknown Type: TCP Packet Flags: SYN: 1 FIN: 1 ACK: 0 PSH: 0 URG: 0 RST: 0", Kind.OTHER),
+    ],
+)
+def test_every_type_of_2_has_its_kind(text: bytes, kind: Kind) -> None:
+    assert parse(LINE_2.replace(b"TCP SYN/Normal scan", text))[0].kind is kind
+
+
+@pytest.mark.parametrize("said", [("true", True), ("false", False), ("unset", None)])
+def test_what_2_leaves_unset_is_not_known(said: tuple[str, bool | None]) -> None:
+    text, value = said
+    assert parse(LINE_2.replace(b"ignored: [false]", f"ignored: [{text}]".encode()))[0].ignored is value
+    assert parse(LINE_2.replace(b"triggered: [true]", f"triggered: [{text}]".encode()))[0].triggered is value
+
+
+def test_1_2_is_written_as_portsentry_writes_it() -> None:
+    local = TIME.astimezone(timezone(timedelta(hours=5, minutes=30)))
+    assert format_1(event(), local) == (
+        "1795329128 - 11/22/2026 12:02:08 Host: 192.0.2.7/192.0.2.7 Port: 23 TCP Blocked"
+    )
+
+
+def test_2_is_written_as_portsentry_writes_it_with_blocking_off() -> None:
+    assert format_2(event(), TIME) == LINE_2.decode().replace("NAME", "192.0.2.7").replace("[not set]", "[unknown]")
+    early = format_2(event(triggered=False, protocol=Protocol.UDP, kind=Kind.UDP), TIME)
+    assert "protocol: [UDP] port: [23] type: [UDP]" in early
+    assert early.endswith("ignored: [false] triggered: [false] noblock: [unset] blocked: [unset]")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.UNKNOWN])
+def test_every_kind_that_is_seen_can_be_written_and_read(kind: Kind) -> None:
+    read = parse(format_2(event(kind=kind), TIME).encode())[0].kind
+    assert read is (Kind.OTHER if kind is Kind.ACK else kind)
+
+
+@pytest.mark.parametrize("filling", HOSTILE)
+@pytest.mark.parametrize("line", [LINE_1, LINE_2])
+def test_a_long_hostile_line_is_refused_at_once(line: bytes, filling: bytes) -> None:
+    # 4 KiB, the most that a reader passes on, and far more: quadratic work would outlast the tests' time limit.
+    for size in (4096, 4 << 20):
+        text = filling * (size // len(filling))
+        for changed in (text, line.replace(b"NAME", text), line.replace(b"192.0.2.7", text), line + text, text + line):
+            with pytest.raises(ParseError) as error:
+                parse(changed)
+            assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"\r", b" ", b"\0" * 64, b"\xff\xfe", b"attackalert: Host: 192.0.2.7/192.0.2.7 is already blocked Ignoring"],
+)
+def test_other_lines_are_refused(line: bytes) -> None:
+    with pytest.raises(ParseError, match="not a line of PortSentry's history"):
+        parse(line)
