@@ -37,18 +37,21 @@ class ControlServer:
         self._path = path
         self._operations = operations
         self._server: _Server | None = None
+        self._made: os.stat_result | None = None
 
     def start(self) -> None:
-        """Listen. The caller holds the ledger, so a socket that is there is a dead one. Raises FatalError."""
+        """Listen; a socket that is there but dead is taken away. Raises FatalError, also where somebody answers."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
             if self._path.is_socket():
+                self._check_dead()
                 self._path.unlink()
             before = os.umask(0o177)
             try:
                 self._server = _Server(str(self._path), _Handler)
             finally:
                 os.umask(before)
+            self._made = self._path.lstat()
         except OSError as error:
             raise FatalError(
                 f"control socket {self._path} cannot be made: {error.strerror}: set control.socket"
@@ -62,7 +65,21 @@ class ControlServer:
             self._server.shutdown()
             self._server.server_close()
             with contextlib.suppress(OSError):
-                self._path.unlink()
+                if self._made is not None and os.path.samestat(self._path.lstat(), self._made):
+                    self._path.unlink()
+
+    def _check_dead(self) -> None:
+        """Two ledgers may be given one socket by mistake: the second daemon must not take it from the first."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            # Where its backlog is full somebody lives there too; only a refusal tells that nobody does (unix(7)).
+            peer.setblocking(False)
+            try:
+                peer.connect(str(self._path))
+            except (ConnectionRefusedError, FileNotFoundError):
+                return
+            except BlockingIOError:
+                pass
+        raise FatalError(f"control socket {self._path} is served by another daemon: stop it, or set control.socket")
 
 
 def call(path: Path, command: str, arguments: dict[str, Any]) -> Answer:

@@ -46,6 +46,8 @@ class Operations:
         self.lock = threading.RLock()
         self.clock = clock
         self.running = False
+        self.settled = -1
+        """The newest change of the ledger that the stores were brought in line with."""
         self.troubles: Callable[[], Mapping[str, str]] = dict
         self.changed: Callable[[], None] = lambda: None
 
@@ -139,9 +141,10 @@ class Operations:
             if exemptions is not None:
                 allowed = [n for n, ban in bans.items() if not ban.forced and _is_allowed(n, exemptions)]
                 self.ledger.end(allowed, EndReason.ALLOW, now=now)
-            if not self.settings.policy.enforce:
-                return self.controller.plan(now)
-            return self.controller.reconcile(now, patient=patient)
+            enforce = self.settings.policy.enforce
+            plan = self.controller.reconcile(now, patient=patient) if enforce else self.controller.plan(now)
+            self.settled = self.ledger.last_change
+            return plan
 
     def restore(self) -> Plan:
         """Put every live ban back where that can be done before the network is up."""

@@ -109,8 +109,6 @@ class Engine:
                 self._tailer.commit(batch)
                 for ban in bans:
                     log.info("banned address=%s until=%s why=%s", network_text(ban.network), ban.until, ban.reason)
-                if bans:
-                    self._due = 0.0
         except RetryLater as error:
             # The lines stay unread; the judge has said so loudly.
             log.debug("lines wait: %s", error)
@@ -126,8 +124,10 @@ class Engine:
         retry = self._operations.controller.next_retry
         if now >= self._due or (retry is not None and now >= retry):
             return True
-        clock = utc_now()
-        return any(ban.is_over(clock) for ban in self._operations.ledger.bans().values())
+        ledger = self._operations.ledger
+        return ledger.last_change != self._operations.settled or (
+            (end := ledger.next_end) is not None and end <= utc_now()
+        )
 
     def _forget_ended(self) -> None:
         """Have the sensor notice those again whose ban ended."""

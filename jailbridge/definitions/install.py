@@ -24,6 +24,10 @@ OURS = ("filter.d/jailbridge-portsentry.conf", "jail.d/jailbridge.conf", "action
 _log = logging.getLogger("jailbridge.definitions")
 
 
+class _Refused(FatalError):
+    pass
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installed:
     """What an installation did.
@@ -75,12 +79,14 @@ def install(
     try:
         obsolete = _remove(directory / name for name in OURS if name not in definitions)
         changed = write(definitions, directory)
-        tested = _test(directory, client)
-    except (FatalError, RetryLater):
+        tested = _test(directory, client, "nothing was changed")
+    except (FatalError, RetryLater) as error:
         for path, content in before.items():
             _restore(path, content)
         for log in created:
             log.unlink(missing_ok=True)
+        if isinstance(error, _Refused):
+            _test(directory, client, "without our files too: mend that first; nothing was changed")
         raise
     _log.info("installed directory=%s changed=%d tested=%s", directory, len(changed) + len(obsolete), tested)
     return Installed(changed=(*changed, *obsolete), created=created, tested=tested)
@@ -164,16 +170,14 @@ def _create(log: Path) -> bool:
     return False
 
 
-def _test(directory: Path, client: str) -> bool:
+def _test(directory: Path, client: str, when: str) -> bool:
     try:
         program = process.find(client, "fail2ban")
     except FatalError:
         return False
     result = process.run([program, "-c", str(directory), "-t"], timeout_s=TEST_TIMEOUT_S)
     if result.code != 0:
-        raise FatalError(
-            f"fail2ban refuses its configuration in {directory}, nothing was changed: {_complaint(result)}"
-        )
+        raise _Refused(f"fail2ban refuses its configuration in {directory}, {when}: {_complaint(result)}")
     return True
 
 

@@ -81,6 +81,7 @@ dbpurgeage = 1d
 dbmaxmatches = 10
 allowipv6 = auto
 """
+_FOLDER = "jailbridge-lab-"
 HOSTS_DENY = "# /etc/hosts.deny of the lab's host\nsshd: 203.0.113.5\n"
 
 
@@ -119,7 +120,7 @@ class Lab:
         _sweep()
         self.tag = f"jb-{os.getpid()}-{os.urandom(2).hex()}"
         self.host, self.outside = f"{self.tag}-host", f"{self.tag}-out"
-        self.folder = Path(tempfile.mkdtemp(prefix="jailbridge-lab-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-"))
         self.disk, self.run_folder = self.folder / "disk", self.folder / "run"
         self.config = self.disk / "jailbridge.toml"
         self._extra = extra
@@ -319,7 +320,7 @@ class Lab:
 
 
 def _sweep() -> None:
-    """Remove the namespaces of labs whose process is gone (killed before it could clean up)."""
+    """Remove the namespaces and folders of labs whose process is gone (killed before it could clean up)."""
     for name in _namespaces():
         owner = name.split("-")[1]
         if not Path(f"/proc/{owner}").exists():
@@ -327,6 +328,11 @@ def _sweep() -> None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
             process.run(["ip", "netns", "delete", name])
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*-*"):
+        owner = folder.name.removeprefix(_FOLDER).split("-")[0]
+        # Anybody may make such a name in /tmp: only what is ours is removed.
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists() and folder.lstat().st_uid == os.geteuid():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _namespaces() -> Iterator[str]:

@@ -125,6 +125,13 @@ class Ledger:
         for version, length in {(network.version, network.prefixlen) for network in networks}:
             self._lengths[version].add(length)
 
+    @property
+    def next_end(self) -> datetime | None:
+        """When the first ban ends; None where none does."""
+        with self._reading():
+            row = self._db.execute("SELECT min(until) FROM ban WHERE until IS NOT NULL").fetchone()
+        return _time(row[0]) if row[0] is not None else None
+
     def record(
         self,
         bans: Iterable[Ban],
@@ -152,7 +159,11 @@ class Ledger:
     def end(
         self, networks: Iterable[Network], why: EndReason, *, now: datetime, durable: bool = False
     ) -> list[Network]:
-        """End the bans of exactly these networks, leaving tombstones; return those that were banned."""
+        """End the bans of exactly these networks, leaving tombstones; return those that were banned.
+
+        What a person ends is pardoned: its bans so far do not make the next one longer.
+        """
+        pardon = why in {EndReason.OPERATOR, EndReason.ALLOW}
         with self._transaction(durable=durable):
             left = dict(self._bans)
             # Networks that are named twice end once.
@@ -165,9 +176,15 @@ class Ledger:
                 when = min(until, now) if why is EndReason.EXPIRED and until is not None else now
                 self._db.execute("DELETE FROM ban WHERE network = ?", (text,))
                 self._db.execute(
-                    "INSERT INTO tombstone VALUES (?, ?, ?, 1, ?) ON CONFLICT (network) DO UPDATE SET"
-                    " ended = excluded.ended, why = excluded.why, bans = bans + 1, marks = excluded.marks",
-                    (text, when.timestamp(), why.value, marks if why is not EndReason.EXPIRED else "{}"),
+                    "INSERT INTO tombstone VALUES (?, ?, ?, ?, ?) ON CONFLICT (network) DO UPDATE SET ended = excluded.ended,"
+                    " why = excluded.why, bans = (bans + 1) * excluded.bans, marks = excluded.marks",
+                    (
+                        text,
+                        when.timestamp(),
+                        why.value,
+                        int(not pardon),
+                        marks if why is not EndReason.EXPIRED else "{}",
+                    ),
                 )
             self._tell(now, "unban", [(network, why.value) for network in ended])
             if ended:

@@ -62,7 +62,7 @@ class ReadMark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tombstone:
-    """What stays of a network's last ban: when and why it ended, how many bans there were, what had been read.
+    """What stays of a network's last ban: when and why it ended, how many bans count as repeats, what had been read.
 
     It keeps evidence from before the end from banning again.
     """

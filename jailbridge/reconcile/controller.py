@@ -14,7 +14,7 @@ from jailbridge.errors import FatalError, RetryLater
 from jailbridge.ledger import Ledger
 from jailbridge.model.ban import Ban, Decision
 from jailbridge.model.network import Network, NetworkSet, network_text
-from jailbridge.model.plan import Action, Change, External, ObservedBan, Plan
+from jailbridge.model.plan import Action, Change, External, ObservedBan, Placement, Plan
 from jailbridge.model.token import NO_BOOT, TokenState, token_state
 from jailbridge.policy.decide import Past, adopted
 from jailbridge.policy.exempt import Exemptions
@@ -29,22 +29,29 @@ LAST_RETRY_S = 30.0
 
 @dataclass(slots=True)
 class Backoff:
-    """When a failing store is tried again (seconds of the monotonic clock)."""
+    """When a failing store is tried again (seconds of the monotonic clock).
+
+    writing  whether it was writing that failed: then reading well mends nothing
+    """
 
     not_before: float = 0.0
     delay: float = FIRST_RETRY_S
     problem: str | None = None
+    writing: bool = False
 
-    def failed(self, problem: str, now: float) -> bool:
+    def failed(self, problem: str, now: float, *, writing: bool) -> bool:
         """Note a failure; tell whether it is a new one."""
         is_new = problem != self.problem
-        self.problem, self.not_before = problem, now + self.delay
+        self.problem, self.not_before, self.writing = problem, now + self.delay, writing
         self.delay = min(self.delay * 2, LAST_RETRY_S)
         return is_new
 
-    def succeeded(self) -> None:
-        """Note that the store works."""
-        self.problem, self.delay, self.not_before = None, FIRST_RETRY_S, 0.0
+    def succeeded(self, *, writing: bool) -> bool:
+        """Note that reading, or writing, worked; tell whether that ends a failure."""
+        if self.problem is None or (self.writing and not writing):
+            return False
+        self.problem, self.delay, self.not_before, self.writing = None, FIRST_RETRY_S, 0.0, False
+        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +66,8 @@ class Attached:
 class Controller:
     """Keeps the stores in line with one ledger.
 
-    exemptions  this moment's; None while an allow list cannot be read: then nothing unknown is adopted or removed
+    exemptions  this moment's; None while an allow list cannot be read: then nothing unknown is adopted or removed, and
+                what the last ones masked stays masked
     """
 
     def __init__(
@@ -77,6 +85,7 @@ class Controller:
         self._exemptions = exemptions
         self._boot = boot
         self._clock = clock
+        self._last_exemptions = Exemptions()
 
     @property
     def stores(self) -> tuple[str, ...]:
@@ -99,7 +108,10 @@ class Controller:
         return {network: {name: column(network) for name, column in columns.items()} for network in self._ledger.bans()}
 
     def reconcile(self, now: datetime, *, patient: bool = False) -> Plan:
-        """Bring the stores in line and return what is left over; `patient` leaves failing stores alone until they are due."""
+        """Bring the stores in line; return what is left over.
+
+        patient  leave failing stores alone until they are due
+        """
         views = self._observe(now, patient=patient)
         first = self._outcome(views, now)
         for bans in first.adopted.values():
@@ -114,16 +126,19 @@ class Controller:
 
         Returns what is left over in those stores.
         """
-        early = [view for view in self._observe(now, patient=False) if view.capabilities.early]
         wanted = self._wanted(now)
-        plan = outcome(wanted, early, lambda _: False, None).plan
-        putting_back = [c for c in plan.changes if c.action in {Action.ADD, Action.UPDATE, Action.HOOK}]
-        after = [self._settle(view, putting_back, wanted, now) for view in early]
-        left = outcome(wanted, after, lambda _: False, None).plan
-        return replace(left, changes=tuple(c for c in left.changes if c.action is not Action.REMOVE))
+
+        def planned(views: Iterable[View]) -> Plan:
+            # Without placements no ban is known to have ended; what then goes is covered by what comes.
+            blind = [replace(view, placements={}) for view in views]
+            return outcome(wanted, blind, lambda _: False, None).plan
+
+        early = [self._view(a, now, patient=False) for a in self._stores.values() if a.store.capabilities.early]
+        changes = planned(early).changes
+        return planned([self._settle(view, changes, wanted, now, proving=False) for view in early])
 
     def _wanted(self, now: datetime) -> Mapping[Network, Ban]:
-        exemptions = self._exemptions() or Exemptions()
+        self._last_exemptions = exemptions = self._exemptions() or self._last_exemptions
         return {
             network: ban
             for network, ban in self._ledger.bans().items()
@@ -168,12 +183,11 @@ class Controller:
         try:
             seen = store.observe(now)
         except (RetryLater, FatalError) as error:
-            if backoff.failed(str(error), self._clock()):
+            if backoff.failed(str(error), self._clock(), writing=False):
                 log.warning("store=%s unreachable: %s", store.name, error)
             return replace(unseen, problem=str(error))
-        if backoff.problem is not None:
+        if backoff.succeeded(writing=False):
             log.info("store=%s reachable again", store.name)
-        backoff.succeeded()
         state = token_state(
             seen.token,
             recorded=recorded,
@@ -181,30 +195,52 @@ class Controller:
             last_sequence=self._ledger.last_sequence,
             boot=self._boot_of(store),
         )
-        return replace(unseen, observation=seen, token=state, problem=None)
+        if state is TokenState.CURRENT and recorded is not None and recorded.layout != store.capabilities.layout:
+            state = TokenState.STALE
+        return replace(unseen, observation=seen, token=state, problem=backoff.problem)
 
-    def _settle(self, view: View, changes: Iterable[Change], wanted: Mapping[Network, Ban], now: datetime) -> View:
-        """Apply a store's own part of the changes, read it back, note what was seen; return the new view."""
+    def _settle(
+        self,
+        view: View,
+        changes: Iterable[Change],
+        wanted: Mapping[Network, Ban],
+        now: datetime,
+        *,
+        proving: bool = True,
+    ) -> View:
+        """Apply a store's own part of the changes, read it back, note what was seen; return the new view.
+
+        proving  whether the store then holds what it should and nothing else, so that its token proves a later
+                 difference to be somebody's doing
+        """
         if view.observation is None:
             return view
         attached = self._stores[view.name]
         own = [change for change in changes if change.store == view.name and change.action is not Action.ADOPT]
-        if own or view.token is not TokenState.CURRENT:
-            view = self._apply(attached, own, now)
-            if view.observation is None:
-                return view
-        seen = {ban.network for ban in view.observation.bans} if view.observation is not None else set()
+        if own or (proving and view.token is not TokenState.CURRENT):
+            view = self._apply(attached, own, now, proving=proving)
+        if view.observation is None:
+            return view
+        if attached.backoff.succeeded(writing=True):
+            log.info("store=%s written again", view.name)
+        seen = {ban.network for ban in view.observation.bans}
         fitted = fit(wanted, view.capabilities)
-        present = [n for n in seen if n in fitted and view.placements.get(n) != "confirmed"]
+        present = [n for n in seen if n in fitted and view.placements.get(n) is not Placement.CONFIRMED]
         absent = [n for n in view.placements if n not in seen and n not in fitted]
         if present or absent:
             self._ledger.confirm(view.name, present, absent, None)
-        return replace(view, placements=self._ledger.placements(view.name))
+        return replace(view, placements=self._ledger.placements(view.name), problem=None)
 
-    def _apply(self, attached: Attached, own: Sequence[Change], now: datetime) -> View:
+    def _apply(self, attached: Attached, own: Sequence[Change], now: datetime, *, proving: bool) -> View:
         store = attached.store
         written = [c.network for c in own if c.action in {Action.ADD, Action.UPDATE} and c.network is not None]
         token = self._ledger.attempt(store.name, written, boot=self._boot_of(store), layout=store.capabilities.layout)
+        try:
+            rejections = store.apply(own, token, now)
+        except (RetryLater, FatalError) as error:
+            if attached.backoff.failed(str(error), self._clock(), writing=True):
+                log.warning("store=%s changes=%d not written: %s", store.name, len(own), error)
+            return replace(self._view(attached, now, patient=True), problem=str(error))
         for change in own:
             log.info(
                 "store=%s action=%s address=%s why=%s",
@@ -213,15 +249,10 @@ class Controller:
                 network_text(change.network) if change.network is not None else "-",
                 change.why,
             )
-        try:
-            for rejection in store.apply(own, token, now):
-                log.error("store=%s refused action=%s: %s", store.name, rejection.change.action, rejection.why)
-        except (RetryLater, FatalError) as error:
-            attached.backoff.failed(str(error), self._clock())
-            log.warning("store=%s not written: %s", store.name, error)
-            return replace(self._view(attached, now, patient=True), problem=str(error))
+        for rejection in rejections:
+            log.error("store=%s refused action=%s: %s", store.name, rejection.change.action, rejection.why)
         view = self._view(attached, now, patient=False)
-        if view.observation is not None and view.observation.token == str(token):
+        if proving and view.observation is not None and view.observation.token == str(token):
             self._ledger.confirm(store.name, (), (), token)
             view = replace(view, token=TokenState.CURRENT)
         return view

@@ -8,10 +8,13 @@ The rows of the truth table, for one ban in one store:
     yes      no        -                     (*)                                             add
     no       yes       attempted, confirmed  -                                               remove
     no       yes       none                  exempt, or not after the last ban's end         remove
+    no       yes       none                  a desired network covers it, in a store that    none
+                                             can hold both
     no       yes       none                  token current and external = adopt,             adopt
                                              or the store was written by another ledger
     no       yes       none                  otherwise, in a place that is ours              remove
 
+"Desired" is what the store can hold of the live bans: the maximal networks, the longest bans (`fit`).
 (*) A missing ban is always put back. That somebody's wish may lie behind it is not inferred in this release.
 
 Verdicts on what to adopt are collected from every store before any store is diffed against what is then desired, so one
@@ -38,8 +41,9 @@ from jailbridge.model.plan import (
 )
 from jailbridge.model.token import TokenState
 
-# A store's own clock and ours may round differently; a difference below this is none.
-END_TOLERANCE = timedelta(seconds=5)
+# A store that is told how long a ban lasts counts from when it has read the whole transaction, some seconds at 100,000
+# bans, and it tells the rest in whole seconds. The ledger ends bans; a store's own end has a minute's grace.
+END_TOLERANCE = timedelta(seconds=30)
 _FOREVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -108,10 +112,14 @@ def outcome(
 
 
 def fit(wanted: Mapping[Network, Ban], capabilities: Capabilities) -> Mapping[Network, Ban]:
-    """Return what a store should hold of what is wanted: the maximal networks, the longest bans, if it can't hold all."""
+    """Return what a store should hold of what is wanted: if it can't hold all, the maximal networks, the longest bans.
+
+    Of bans that end together the newest count; what is left out does not depend on any order.
+    """
     fitted = dict(wanted) if capabilities.overlaps else {network: wanted[network] for network in maximal(wanted)}
     if capabilities.limit is not None and len(fitted) > capabilities.limit:
-        longest = sorted(fitted.values(), key=lambda ban: (ban.until or _FOREVER, ban.since), reverse=True)
+        by_address = sorted(fitted.values(), key=lambda ban: (ban.network.version, ban.network))
+        longest = sorted(by_address, key=lambda ban: (ban.until or _FOREVER, ban.since), reverse=True)
         fitted = {ban.network: ban for ban in longest[: capabilities.limit]}
     return fitted
 
@@ -161,27 +169,14 @@ def _changes(
     if view.observation.enforcing is False:
         yield change(Action.HOOK, None, "our rules are not in force")
     # Removals first: a store without overlaps must lose a host before it takes the network around it.
+    desired = NetworkSet(fitted)
     staying: list[Network] = []
     for network, ban in observed.items():
-        covering = everything.covering(network)
-        known = network in view.placements
-        if (
-            network in fitted
-            or (covering is not None and covering != network and view.capabilities.overlaps)
-            or (covering is None and not known and is_settled is not None and not is_settled(ban))
-        ):
+        cause = _cause_to_remove(ban, view, desired, everything, is_settled)
+        if cause is None:
             staying.append(network)
         else:
-            why = (
-                "over its limit"
-                if covering == network
-                else "covered"
-                if covering
-                else "ended"
-                if known
-                else "not in the ledger"
-            )
-            yield change(Action.REMOVE, network, why)
+            yield change(Action.REMOVE, network, cause)
     held = NetworkSet(staying)
     for network, wanted in fitted.items():
         present = observed.get(network)
@@ -190,6 +185,27 @@ def _changes(
                 yield change(Action.UPDATE, network, "its end differs", wanted.until)
         elif held.covering(network) is None:
             yield change(Action.ADD, network, wanted.reason, wanted.until)
+
+
+def _cause_to_remove(
+    ban: ObservedBan,
+    view: View,
+    desired: NetworkSet,
+    everything: NetworkSet,
+    is_settled: Callable[[ObservedBan], bool] | None,
+) -> str | None:
+    network = ban.network
+    known = network in view.placements
+    if network in desired:
+        return None
+    if desired.covering(network) is not None:
+        return "covered" if known or not view.capabilities.overlaps else None
+    if everything.covering(network) is not None:
+        return "over its limit"
+    if known:
+        return "ended"
+    undecided = is_settled is not None and not is_settled(ban)
+    return None if undecided else "not in the ledger"
 
 
 def _same_end(one: datetime | None, other: datetime | None) -> bool:

@@ -19,6 +19,7 @@ from jailbridge.stores.fail2ban_socket import TIMEOUT_S, Fail2banSocket, Refused
 
 ACTION = "jailbridge"
 PROPERTY = "token"
+TOO_WIDE = "fail2ban takes a network of size 0 for a single address"
 REMEDY = "run `jailbridge fail2ban install`, then `fail2ban-client reload`"
 # One command holds up the whole control socket: 20 addresses take 4 ms with our action, 500 ms with shell ones.
 CHUNK = 20
@@ -66,6 +67,7 @@ class Fail2banStore:
         rejections: list[Rejection] = []
         with self._server() as server:
             self._token(server)
+            rejections += [Rejection(change=change, why=TOO_WIDE) for change in changes if _is_everything(change)]
             for command, chunk in _chunks(self._effective(server, changes)):
                 rejections += self._send(server, command, chunk)
             self._ask(server, "set", self._jail, "action", ACTION, PROPERTY, str(token))
@@ -95,7 +97,11 @@ class Fail2banStore:
 
     def _effective(self, server: Fail2banSocket, changes: Sequence[Change]) -> Iterator[Change]:
         """Leave out the removal of a network that is not banned: fail2ban would unban every host inside it instead."""
-        wanted = [change for change in changes if change.network is not None and change.action in _COMMANDS]
+        wanted = [
+            change
+            for change in changes
+            if change.network is not None and change.action in _COMMANDS and not _is_everything(change)
+        ]
         if any(_is_wide_removal(change) for change in wanted):
             entries = self._banned(server)
             held = {network for entry in entries if (network := _network(entry)) is not None}
@@ -144,6 +150,10 @@ def _chunks(changes: Iterator[Change]) -> Iterator[tuple[str, Sequence[Change]]]
         together = list(group)
         for start in range(0, len(together), CHUNK):
             yield command, together[start : start + CHUNK]
+
+
+def _is_everything(change: Change) -> bool:
+    return change.network is not None and change.network.prefixlen == 0 and change.action is not Action.REMOVE
 
 
 def _is_wide_removal(change: Change) -> bool:

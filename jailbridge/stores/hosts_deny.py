@@ -40,8 +40,8 @@ class HostsDenyStore:
         self._rule = settings.rule
         # What another appended to a file that we had replaced already: the next writing takes it along.
         self._late = b""
-        # Under another rule our lines have another form, and are written anew.
-        layout = zlib.crc32(self._rule.encode())
+        # Under another rule our lines have another form, and are written anew. A token takes nine digits of it.
+        layout = zlib.crc32(self._rule.encode()) % 10**9
         self.capabilities = Capabilities(
             overlaps=True, ends=False, volatile=False, early=False, layout=layout, limit=settings.max
         )

@@ -42,8 +42,8 @@ socket = "{tmp_path}/control.sock"
         (["nosuch"], "No such command 'nosuch'"),
         (["run", "--without", "x"], "only the sensor can be left out"),
         (["ban"], "name an address"),
-        (["plan", "--config", "/nonexistent.toml"], "/nonexistent.toml: no such file"),
-        (["history", "events", "/nonexistent"], "/nonexistent cannot be read: No such file or directory"),
+        (["plan", "--config", "/proc/none.toml"], "/proc/none.toml: no such file"),
+        (["history", "events", "/proc/none"], "/proc/none cannot be read: No such file or directory"),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr_and_exit_code_1(arguments: list[str], said: str) -> None:

@@ -113,6 +113,16 @@ def test_the_largest_ban_around_a_network_covers_it(ledger: Ledger) -> None:
     assert ledger.covering(net("192.0.2.8")) is None
 
 
+def test_the_next_end_is_the_earliest(ledger: Ledger) -> None:
+    assert ledger.next_end is None
+    ledger.record(
+        [ban("192.0.2.7"), ban("192.0.2.8", until=NOW + 2 * HOUR), ban("192.0.2.9", until=NOW + HOUR)], now=NOW
+    )
+    assert ledger.next_end == NOW + HOUR
+    ledger.end([net("192.0.2.9")], EndReason.OPERATOR, now=NOW)
+    assert ledger.next_end == NOW + 2 * HOUR
+
+
 # ends
 
 
@@ -123,7 +133,7 @@ def test_ending_says_which_were_banned_whatever_is_asked(ledger: Ledger) -> None
     assert list(ledger.bans()) == [net("192.0.2.8")]
     stone = ledger.tombstone(net("192.0.2.7"))
     assert stone is not None
-    assert (stone.ended, stone.why, stone.bans) == (NOW, EndReason.OPERATOR, 1)
+    assert (stone.ended, stone.why, stone.bans) == (NOW, EndReason.OPERATOR, 0)
     assert ledger.tombstone(net("192.0.2.8")) is None
 
 
@@ -147,14 +157,24 @@ def test_an_end_remembers_what_had_been_read_but_a_natural_one_does_not(ledger: 
 
 
 def test_bans_of_a_network_are_counted_over_its_ends(path: Path) -> None:
-    for end in (EndReason.EXPIRED, EndReason.OPERATOR, EndReason.ALLOW):
+    for end in (EndReason.EXPIRED, EndReason.EVICTED, EndReason.EXPIRED):
         with Ledger(path) as ledger:
             ledger.record([ban("192.0.2.7")], now=NOW)
             ledger.end([net("192.0.2.7")], end, now=NOW)
     with Ledger(path) as ledger:
         stone = ledger.tombstone(net("192.0.2.7"))
         assert stone is not None
-        assert (stone.bans, stone.why) == (3, EndReason.ALLOW)
+        assert (stone.bans, stone.why) == (3, EndReason.EXPIRED)
+
+
+@pytest.mark.parametrize("pardon", [EndReason.OPERATOR, EndReason.ALLOW])
+def test_what_a_person_ends_is_pardoned(ledger: Ledger, pardon: EndReason) -> None:
+    for end, count in ((EndReason.EXPIRED, 1), (EndReason.EXPIRED, 2), (pardon, 0), (EndReason.EXPIRED, 1)):
+        ledger.record([ban("192.0.2.7")], now=NOW)
+        ledger.end([net("192.0.2.7")], end, now=NOW)
+        stone = ledger.tombstone(net("192.0.2.7"))
+        assert stone is not None
+        assert (stone.bans, stone.why) == (count, end)
 
 
 @pytest.mark.parametrize(
@@ -189,10 +209,10 @@ def test_the_latest_of_several_tombstones_counts(ledger: Ledger) -> None:
         assert stone is not None
         assert stone.network == net(network)
     ledger.record([ban("192.0.2.7")], now=NOW)
-    ledger.end([net("192.0.2.7")], EndReason.OPERATOR, now=NOW + 5 * HOUR)
+    ledger.end([net("192.0.2.7")], EndReason.EXPIRED, now=NOW + 5 * HOUR)
     stone = ledger.tombstone(net("192.0.2.7"))
     assert stone is not None
-    assert (stone.network, stone.bans) == (net("192.0.2.7"), 2)
+    assert (stone.network, stone.bans) == (net("192.0.2.7"), 1)
 
 
 # what is forgotten

@@ -259,6 +259,7 @@ def test_a_ledger_that_may_only_be_read_is_one_line(open_folder: Path) -> None:
     assert as_nobody(path) != "opened"
 
 
+@pytest.mark.e2e
 def test_a_ledger_in_a_folder_where_no_lock_can_be_made_is_one_line(open_folder: Path) -> None:
     folder = open_folder / "folder"
     folder.mkdir()

@@ -1,0 +1,274 @@
+"""The whole loop against anything that may happen: once every store is in reach, two passes bring agreement.
+
+Real ledger, real controller, in-memory stores. Stores are lost, unreachable, unhooked, put back from older copies,
+changed by people; writing is cut short before, in the middle of, or after its effect, and the process starts again.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from jailbridge.config.settings import PolicySettings
+from jailbridge.ledger import Ledger
+from jailbridge.model.ban import Ban, EndReason, Origin
+from jailbridge.model.network import Network, NetworkSet, parse_network
+from jailbridge.model.plan import Action, Capabilities, Change, External, ObservedBan, Plan, Rejection
+from jailbridge.model.token import Token
+from jailbridge.policy.exempt import Exemption, Exemptions
+from jailbridge.reconcile.controller import Attached, Controller
+from jailbridge.reconcile.diff import END_TOLERANCE, fit
+from jailbridge.stores.memory import MemoryStore
+
+START = datetime(2026, 11, 22, 6, 30, 59, tzinfo=UTC)
+NETWORKS = [
+    parse_network(text)
+    for text in (
+        "10.0.0.0/7", "10.0.0.0/8", "10.0.0.0/9", "10.0.0.1", "10.0.0.2", "192.0.2.7", "192.0.2.8", "192.0.2.9",
+        "2001:db8::/47", "2001:db8::/64", "2001:db8::7",
+    )
+]  # fmt: skip
+KINDS = {
+    "firewall": (Capabilities(overlaps=False, ends=True, volatile=True, early=True), External.REVERT),
+    "early": (Capabilities(overlaps=True, ends=True, volatile=True, early=True), External.ADOPT),
+    "fail2ban": (Capabilities(overlaps=True, ends=False, volatile=True, early=False), External.ADOPT),
+    "hosts_deny": (Capabilities(overlaps=True, ends=False, volatile=False, early=False, limit=4), External.ADOPT),
+    "reverted": (Capabilities(overlaps=False, ends=False, volatile=False, early=False), External.REVERT),
+}
+networks = st.sampled_from(NETWORKS)
+names = st.sampled_from(list(KINDS))
+durations = st.one_of(st.none(), st.timedeltas(timedelta(seconds=1), timedelta(days=3)))
+
+
+class Killed(Exception):
+    """The process ended here."""
+
+
+class MortalStore(MemoryStore):
+    """A store in the middle of whose writing the process may be killed: `dies` is how much of it is done then."""
+
+    dies: float | None = None
+
+    def apply(self, changes: Sequence[Change], token: Token, now: datetime) -> Sequence[Rejection]:
+        if self.dies is None:
+            return super().apply(changes, token, now)
+        share, self.dies = self.dies, None
+        if share == 1:
+            super().apply(changes, token, now)
+        elif share and self.capabilities.overlaps:
+            # Only a store that is written change by change can be left in the middle, still with its older token.
+            before = self.token
+            super().apply(changes[: round(share * len(changes))], token, now)
+            self.token = before
+        raise Killed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy:
+    """What somebody saved of a store."""
+
+    bans: dict[Network, ObservedBan]
+    token: str | None
+
+
+class ReconcileMachine(RuleBasedStateMachine):
+    """Operators, people, time and accidents; `live` is what must be banned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.stores = {name: MortalStore(name, capabilities) for name, (capabilities, _) in KINDS.items()}
+        self.copies: dict[str, Copy] = {}
+        self.now = START
+        self.boots = 0
+        self.allowed: set[Network] = set()
+        self.masked: set[Network] = set()
+        self.readable = True
+        self.live: dict[Network, Ban] = {}
+        self.start()
+
+    def start(self) -> None:
+        self.ledger = Ledger(self.folder / "ledger")
+        attached = [Attached(store=self.stores[name], external=external) for name, (_, external) in KINDS.items()]
+        self.controller = Controller(
+            self.ledger,
+            attached,
+            PolicySettings(),
+            self.exemptions,
+            f"b{self.boots}",
+            lambda: self.now.timestamp(),  # noqa: PLW0108 - it moves
+        )
+
+    def exemptions(self) -> Exemptions | None:
+        if not self.readable:
+            return None
+        permanent = [Exemption(network=network, why="list", permanent=True) for network in self.allowed]
+        return Exemptions([*permanent, *(Exemption(network=n, why="own", permanent=False) for n in self.masked)])
+
+    def teardown(self) -> None:
+        self.ledger.close()
+        shutil.rmtree(self.folder)
+
+    def guarded(self, act: str) -> None:
+        """Do one thing, starting again where it is cut short."""
+        before = {name: set(store.bans) for name, store in self.stores.items()}
+        try:
+            if act == "settle":
+                self.settle()
+            else:
+                self.controller.restore(self.now)
+                self.check_restored(before)
+        except Killed:
+            self.ledger.close()
+            self.start()
+
+    def check_restored(self, before: dict[str, set[Network]]) -> None:
+        """Every live ban is back where that can be early, and the other stores were left alone."""
+        exemptions = self.exemptions()
+        for name, store in self.stores.items():
+            if store.capabilities.early and store.reachable and exemptions is not None:
+                held = NetworkSet(store.bans)
+                wanted = [b for b in self.ledger.bans().values() if b.forced or exemptions.find(b.network) is None]
+                assert all(held.covering(b.network) is not None for b in wanted if not b.is_over(self.now)), name
+            elif not store.capabilities.early:
+                assert set(store.bans) == before[name], name
+
+    def settle(self) -> Plan:
+        """Do what the daemon does in a pass."""
+        exemptions = self.exemptions()
+        bans = self.ledger.bans()
+        self.end([n for n, ban in bans.items() if ban.is_over(self.now)], EndReason.EXPIRED)
+        if exemptions is not None:
+            touched = {n: exemptions.find(n) for n, ban in bans.items() if not ban.forced}
+            self.end([n for n, exemption in touched.items() if exemption and exemption.permanent], EndReason.ALLOW)
+        return self.controller.reconcile(self.now)
+
+    def end(self, chosen: Sequence[Network], why: EndReason) -> None:
+        for network in self.ledger.end(chosen, why, now=self.now):
+            self.live.pop(network, None)
+
+    # what operators do
+
+    @rule(network=networks, lasting=durations, forced=st.booleans())
+    def ban(self, network: Network, lasting: timedelta | None, *, forced: bool) -> None:
+        until = self.now + lasting if lasting is not None else None
+        made = Ban(network=network, since=self.now, until=until, origin=Origin.OPERATOR, reason="test", forced=forced)
+        self.ledger.record([made], now=self.now)
+        self.live[network] = made
+
+    @rule(network=networks)
+    def unban(self, network: Network) -> None:
+        self.end([network], EndReason.OPERATOR)
+
+    @rule(allowed=st.sets(networks, max_size=2), masked=st.sets(networks, max_size=2))
+    def change_exemptions(self, allowed: set[Network], masked: set[Network]) -> None:
+        self.allowed, self.masked = allowed, masked
+
+    @rule()
+    def exemptions_come_and_go(self) -> None:
+        self.readable = not self.readable
+
+    # what happens
+
+    @rule(passing=st.timedeltas(timedelta(seconds=1), timedelta(days=2)))
+    def time_passes(self, passing: timedelta) -> None:
+        self.now += passing
+
+    @rule(act=st.sampled_from(["settle", "settle", "settle", "restore"]))
+    def a_pass(self, act: str) -> None:
+        self.guarded(act)
+
+    @rule(name=names, share=st.sampled_from([0, 0.5, 1]), act=st.sampled_from(["settle", "restore"]))
+    def a_pass_that_is_killed(self, name: str, share: float, act: str) -> None:
+        self.stores[name].dies = share
+        self.guarded(act)
+        self.stores[name].dies = None
+
+    @rule()
+    def a_reboot(self) -> None:
+        for store in self.stores.values():
+            if store.capabilities.volatile:
+                store.lose()
+        self.boots += 1
+        self.ledger.close()
+        self.start()
+
+    @rule(name=names)
+    def a_loss(self, name: str) -> None:
+        self.stores[name].lose()
+
+    @rule(name=names)
+    def a_store_comes_and_goes(self, name: str) -> None:
+        self.stores[name].reachable = not self.stores[name].reachable
+
+    @rule(name=names)
+    def a_store_is_unhooked(self, name: str) -> None:
+        self.stores[name].enforcing = False
+
+    @rule(name=names)
+    def somebody_saves_a_store(self, name: str) -> None:
+        self.copies[name] = Copy(bans=dict(self.stores[name].bans), token=self.stores[name].token)
+
+    @precondition(lambda self: self.copies)
+    @rule(data=st.data())
+    def somebody_loads_it_again(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.copies)))
+        self.stores[name].bans = dict(self.copies[name].bans)
+        self.stores[name].token = self.copies[name].token
+
+    @rule(name=names, network=networks, ago=st.one_of(st.none(), st.timedeltas(timedelta(0), timedelta(days=2))))
+    def a_person_adds(self, name: str, network: Network, ago: timedelta | None) -> None:
+        bans = self.stores[name].bans
+        overlapping = [n for n in bans if n != network and n.version == network.version and n.overlaps(network)]
+        if self.stores[name].capabilities.overlaps or not overlapping:
+            bans[network] = ObservedBan(network=network, since=self.now - ago if ago is not None else None)
+
+    @rule(name=names, network=networks)
+    def a_person_removes(self, name: str, network: Network) -> None:
+        self.stores[name].bans.pop(network, None)
+
+    # what must always be so
+
+    @invariant()
+    def no_live_ban_is_lost(self) -> None:
+        bans = self.ledger.bans()
+        for network, ban in self.live.items():
+            assert bans.get(network) == ban
+
+    @rule()
+    def all_is_well_again_and_two_passes_bring_agreement(self) -> None:
+        for store in self.stores.values():
+            store.reachable = True
+        self.readable = True
+        self.settle()
+        left = self.settle()
+        assert left.agrees, left
+        assert self.controller.plan(self.now).agrees
+        exemptions = self.exemptions()
+        assert exemptions is not None
+        wanted = {n: b for n, b in self.ledger.bans().items() if b.forced or exemptions.find(n) is None}
+        for name, store in self.stores.items():
+            fitted = fit(wanted, store.capabilities)
+            desired, held = NetworkSet(fitted), NetworkSet(store.bans)
+            assert all(held.covering(network) is not None for network in fitted), name
+            assert all(desired.covering(network) is not None for network in store.bans), name
+            assert store.enforcing, name
+            if store.capabilities.ends:
+                assert all(same_end(store.bans[n].until, ban.until) for n, ban in fitted.items() if n in store.bans)
+            placed = self.ledger.placements(name)
+            assert set(placed) <= set(store.bans) | set(fitted), name
+        assert all(change.action is not Action.ADOPT for change in left.changes)
+
+
+def same_end(one: datetime | None, other: datetime | None) -> bool:
+    return one is other if one is None or other is None else abs(one - other) <= END_TOLERANCE
+
+
+ReconcileMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=25, deadline=None)
+TestReconcile = ReconcileMachine.TestCase

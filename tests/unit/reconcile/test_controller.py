@@ -1,0 +1,595 @@
+"""The loop over real ledgers and in-memory stores: losses, failures, restarts, people."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from jailbridge.config.settings import PolicySettings
+from jailbridge.errors import FatalError, RetryLater
+from jailbridge.ledger import Ledger
+from jailbridge.model.ban import Ban, EndReason, Origin
+from jailbridge.model.network import Network, parse_network
+from jailbridge.model.plan import Action, Capabilities, Change, External, Observation, ObservedBan, Placement, Rejection
+from jailbridge.model.token import NO_BOOT, Token
+from jailbridge.policy.exempt import Exemption, Exemptions
+from jailbridge.reconcile.controller import FIRST_RETRY_S, LAST_RETRY_S, Attached, Controller
+from jailbridge.reconcile.diff import Presence
+from jailbridge.stores.memory import MemoryStore
+
+NOW = datetime(2026, 11, 22, 6, 30, 59, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+FIREWALL = Capabilities(overlaps=False, ends=True, volatile=True, early=True)
+JAIL = Capabilities(overlaps=True, ends=False, volatile=True, early=False)
+FILE = Capabilities(overlaps=True, ends=False, volatile=False, early=False, limit=5)
+
+
+def net(text: str) -> Network:
+    return parse_network(text)
+
+
+def nets(*texts: str) -> set[Network]:
+    return {net(text) for text in texts}
+
+
+def ban(network: str, until: datetime | None = None, *, forced: bool = False) -> Ban:
+    return Ban(network=net(network), since=NOW, until=until, origin=Origin.OPERATOR, reason="test", forced=forced)
+
+
+class Failing(MemoryStore):
+    """A store whose writing fails while `broken`, and counts what is asked of it."""
+
+    def __init__(self, name: str, capabilities: Capabilities) -> None:
+        super().__init__(name, capabilities)
+        self.broken: RetryLater | FatalError | None = None
+        self.refuses: set[Network] = set()
+        self.observed = self.applied = 0
+
+    def observe(self, now: datetime) -> Observation:
+        self.observed += 1
+        return super().observe(now)
+
+    def apply(self, changes: Sequence[Change], token: Token, now: datetime) -> Sequence[Rejection]:
+        self.applied += 1
+        if self.broken is not None:
+            raise self.broken
+        taken = [change for change in changes if change.network not in self.refuses]
+        super().apply(taken, token, now)
+        return [Rejection(change=change, why="no room") for change in changes if change.network in self.refuses]
+
+
+class World:
+    """A ledger, three stores, and the controller between them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "ledger"
+        self.ledger = Ledger(self.path)
+        self.firewall = Failing("firewall", FIREWALL)
+        self.jail = Failing("fail2ban", JAIL)
+        self.file = Failing("hosts_deny", FILE)
+        self.exemptions: Exemptions | None = Exemptions()
+        self.seconds = 0.0
+        self.boot = "b00700"
+        self.controller = self.begin()
+
+    @property
+    def stores(self) -> tuple[Failing, ...]:
+        return self.firewall, self.jail, self.file
+
+    def begin(self) -> Controller:
+        attached = [
+            Attached(store=self.firewall, external=External.REVERT),
+            Attached(store=self.jail, external=External.ADOPT),
+            Attached(store=self.file, external=External.ADOPT),
+        ]
+        return Controller(
+            self.ledger, attached, PolicySettings(), lambda: self.exemptions, self.boot, lambda: self.seconds
+        )
+
+    def restart(self, *, reboot: bool = False) -> None:
+        self.ledger.close()
+        self.ledger = Ledger(self.path)
+        if reboot:
+            self.boot = f"{self.boot}1"
+            for store in self.stores:
+                if store.capabilities.volatile:
+                    store.lose()
+        self.controller = self.begin()
+
+    def ban(self, *bans: Ban) -> None:
+        self.ledger.record(bans, now=NOW)
+
+    def unban(self, *networks: str) -> None:
+        self.ledger.end([net(network) for network in networks], EndReason.OPERATOR, now=NOW)
+
+    def by_hand(self, store: MemoryStore, network: str, since: datetime | None = NOW + HOUR) -> None:
+        store.bans[net(network)] = ObservedBan(network=net(network), since=since)
+
+    def exempt(self, *networks: str, permanent: bool = False) -> None:
+        self.exemptions = Exemptions(
+            Exemption(network=net(network), why="test", permanent=permanent) for network in networks
+        )
+
+    def held(self) -> list[set[Network]]:
+        return [set(store.bans) for store in self.stores]
+
+    def forget_counts(self) -> None:
+        for store in self.stores:
+            store.observed = store.applied = 0
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.ledger.close()
+
+
+# agreement
+
+
+def test_every_store_gets_every_ban_and_then_there_is_nothing_left_to_do(world: World) -> None:
+    world.ban(ban("192.0.2.7"), ban("2001:db8::/64", NOW + HOUR), ban("192.0.2.0/24"))
+    left = world.controller.reconcile(NOW)
+    assert left.agrees
+    everything = nets("192.0.2.7", "2001:db8::/64", "192.0.2.0/24")
+    assert world.held() == [everything - nets("192.0.2.7"), everything, everything]
+    world.forget_counts()
+    assert world.controller.reconcile(NOW).agrees
+    assert [store.applied for store in world.stores] == [0, 0, 0]
+
+
+def test_a_plan_shows_what_reconcile_does_and_changes_nothing(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    before = world.ledger.last_sequence
+    plan = world.controller.plan(NOW)
+    assert [(change.store, change.action) for change in plan.changes] == [
+        ("firewall", Action.ADD), ("fail2ban", Action.ADD), ("hosts_deny", Action.ADD),
+    ]  # fmt: skip
+    assert world.held() == [set(), set(), set()]
+    assert world.ledger.last_sequence == before
+    assert world.ledger.placements("firewall") == {}
+    world.controller.reconcile(NOW)
+    assert world.controller.plan(NOW).changes == ()
+
+
+def test_success_is_what_is_read_back(world: World) -> None:
+    world.ban(ban("192.0.2.7"), ban("192.0.2.8"))
+    world.firewall.refuses = nets("192.0.2.8")
+    left = world.controller.reconcile(NOW)
+    assert [(change.store, change.action, change.network) for change in left.changes] == [
+        ("firewall", Action.ADD, net("192.0.2.8"))
+    ]
+    assert world.ledger.placements("firewall") == {
+        net("192.0.2.7"): Placement.CONFIRMED, net("192.0.2.8"): Placement.ATTEMPTED,
+    }  # fmt: skip
+
+
+def test_a_refused_change_is_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.ban(ban("192.0.2.8"))
+    world.firewall.refuses = nets("192.0.2.8")
+    world.controller.reconcile(NOW)
+    assert "store=firewall refused action=add: no room" in caplog.text
+
+
+def test_a_ban_that_ends_leaves_every_store(world: World) -> None:
+    world.ban(ban("192.0.2.7", NOW + HOUR), ban("192.0.2.8"))
+    world.controller.reconcile(NOW)
+    world.unban("192.0.2.8")
+    assert world.controller.reconcile(NOW + 2 * HOUR).agrees
+    assert world.held() == [set(), set(), set()]
+    assert all(world.ledger.placements(store.name) == {} for store in world.stores)
+
+
+def test_an_end_that_moves_is_moved_in_the_store_that_keeps_ends(world: World) -> None:
+    world.ban(ban("192.0.2.7", NOW + HOUR))
+    world.controller.reconcile(NOW)
+    world.ban(ban("192.0.2.7", NOW + 5 * HOUR))
+    world.forget_counts()
+    assert world.controller.reconcile(NOW).agrees
+    assert world.firewall.bans[net("192.0.2.7")].until == NOW + 5 * HOUR
+    assert [store.applied for store in world.stores] == [1, 0, 0]
+
+
+def test_each_store_holds_what_it_can(world: World) -> None:
+    world.ban(*[ban(f"192.0.2.{n}", NOW + n * HOUR) for n in range(1, 9)])
+    assert world.controller.reconcile(NOW).agrees
+    assert world.held()[2] == nets(*[f"192.0.2.{n}" for n in range(4, 9)])
+    assert len(world.held()[0]) == 8
+
+
+# losses
+
+
+def test_a_reboot_takes_nothing_from_what_is_banned(world: World) -> None:
+    world.ban(ban("192.0.2.7"), ban("192.0.2.8", NOW + HOUR))
+    world.controller.reconcile(NOW)
+    world.restart(reboot=True)
+    assert world.controller.reconcile(NOW).agrees
+    assert world.held() == [nets("192.0.2.7", "192.0.2.8")] * 3
+
+
+def test_a_ruleset_from_before_the_reboot_infers_nothing(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    world.controller.reconcile(NOW)
+    saved, token = dict(world.jail.bans), world.jail.token
+    world.restart(reboot=True)
+    world.jail.bans, world.jail.token = {**saved}, token
+    world.by_hand(world.jail, "192.0.2.99")
+    assert world.controller.reconcile(NOW).agrees
+    assert world.held() == [nets("192.0.2.7")] * 3
+    assert list(world.ledger.bans()) == [net("192.0.2.7")]
+
+
+def test_an_older_copy_brings_back_no_ban_that_ended(world: World) -> None:
+    world.ban(ban("192.0.2.7"), ban("192.0.2.8"))
+    world.controller.reconcile(NOW)
+    saved, token = dict(world.file.bans), world.file.token
+    world.unban("192.0.2.7")
+    world.controller.reconcile(NOW)
+    world.file.bans, world.file.token = saved, token
+    assert world.controller.reconcile(NOW).agrees
+    assert world.held() == [nets("192.0.2.8")] * 3
+
+
+def test_a_store_of_another_layout_is_written_anew(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    world.controller.reconcile(NOW)
+    world.file.capabilities = replace(FILE, layout=2)
+    world.forget_counts()
+    world.restart()
+    assert world.controller.reconcile(NOW).agrees
+    assert [store.applied for store in world.stores] == [0, 0, 1]
+    token = Token.parse(world.file.token)
+    assert token is not None
+    assert (token.layout, token.boot) == (2, NO_BOOT)
+    assert world.controller.reconcile(NOW).agrees
+    assert world.file.applied == 1
+
+
+def test_a_store_that_is_not_in_force_is_hooked(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    world.controller.reconcile(NOW)
+    world.firewall.enforcing = False
+    assert not world.controller.plan(NOW).agrees
+    assert world.controller.reconcile(NOW).agrees
+    assert world.firewall.enforcing
+
+
+# people
+
+
+def test_what_a_person_adds_is_adopted_and_given_to_all(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    world.controller.reconcile(NOW)
+    world.by_hand(world.jail, "192.0.2.8", since=NOW)
+    world.by_hand(world.file, "192.0.2.9", since=None)
+    assert world.controller.reconcile(NOW).agrees
+    assert world.held() == [nets("192.0.2.7", "192.0.2.8", "192.0.2.9")] * 3
+    adopted = world.ledger.bans()[net("192.0.2.8")]
+    assert (adopted.origin, adopted.reason, adopted.since) == (Origin.STORE, "found in fail2ban", NOW)
+    assert adopted.until is not None, "like spoofable evidence"
+
+
+def test_what_a_person_adds_to_the_firewall_is_taken_out(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    world.controller.reconcile(NOW)
+    world.by_hand(world.firewall, "192.0.2.8")
+    assert world.controller.reconcile(NOW).agrees
+    assert world.held() == [nets("192.0.2.7")] * 3
+
+
+def test_what_a_person_takes_out_is_put_back(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    world.controller.reconcile(NOW)
+    for store in world.stores:
+        store.bans.clear()
+    assert world.controller.reconcile(NOW).agrees
+    assert world.held() == [nets("192.0.2.7")] * 3
+
+
+def test_a_new_ledger_takes_over_what_the_stores_hold(world: World, tmp_path: Path) -> None:
+    world.ban(ban("192.0.2.7"), ban("2001:db8::/64"))
+    world.controller.reconcile(NOW)
+    world.path = tmp_path / "new"
+    world.restart()
+    assert not world.ledger.bans()
+    assert world.controller.reconcile(NOW).agrees
+    assert set(world.ledger.bans()) == nets("192.0.2.7", "2001:db8::/64")
+    assert world.held() == [nets("192.0.2.7", "2001:db8::/64")] * 3
+
+
+def test_a_ban_that_has_just_ended_is_not_adopted_again(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    world.controller.reconcile(NOW)
+    world.unban("192.0.2.7")
+    world.controller.reconcile(NOW)
+    world.by_hand(world.jail, "192.0.2.7", since=NOW - HOUR)
+    assert world.controller.reconcile(NOW).agrees
+    assert world.held() == [set(), set(), set()]
+    world.by_hand(world.jail, "192.0.2.7", since=NOW + timedelta(seconds=1))
+    world.controller.reconcile(NOW + HOUR)
+    assert set(world.ledger.bans()) == nets("192.0.2.7"), "a later one is new"
+
+
+# exemptions
+
+
+def test_a_dynamic_exemption_masks_a_ban_while_it_holds(world: World) -> None:
+    world.ban(ban("192.0.2.7"), ban("192.0.2.8", forced=True))
+    world.controller.reconcile(NOW)
+    world.exempt("192.0.2.7", "192.0.2.8")
+    assert world.controller.reconcile(NOW).agrees
+    assert world.held() == [nets("192.0.2.8")] * 3
+    world.exempt()
+    assert world.controller.reconcile(NOW).agrees
+    assert world.held() == [nets("192.0.2.7", "192.0.2.8")] * 3
+
+
+def test_while_exemptions_cannot_be_read_what_they_masked_stays_masked(world: World) -> None:
+    world.ban(ban("192.0.2.7"), ban("192.0.2.8"))
+    world.exempt("192.0.2.7")
+    world.controller.reconcile(NOW)
+    world.exemptions = None
+    assert world.controller.reconcile(NOW).agrees
+    assert world.held() == [nets("192.0.2.8")] * 3
+    world.ban(ban("192.0.2.9"))
+    world.controller.reconcile(NOW)
+    assert world.held() == [nets("192.0.2.8", "192.0.2.9")] * 3
+
+
+def test_while_exemptions_cannot_be_read_nothing_unknown_is_adopted_or_removed(world: World) -> None:
+    world.controller.reconcile(NOW)
+    world.exemptions = None
+    for store in world.stores:
+        world.by_hand(store, "192.0.2.7")
+    world.controller.reconcile(NOW)
+    assert world.held() == [nets("192.0.2.7")] * 3
+    assert not world.ledger.bans()
+    world.exempt("192.0.2.7")
+    world.controller.reconcile(NOW)
+    assert world.held() == [set(), set(), set()]
+
+
+# failures
+
+
+def test_a_store_out_of_reach_is_made_good_when_it_is_back(world: World) -> None:
+    world.ban(ban("192.0.2.7"), ban("192.0.2.8"))
+    world.controller.reconcile(NOW)
+    world.jail.reachable = False
+    world.unban("192.0.2.7")
+    world.ban(ban("192.0.2.9"))
+    left = world.controller.reconcile(NOW)
+    assert not left.agrees
+    assert left.changes == ()
+    summary = left.stores["fail2ban"]
+    assert (summary.reachable, summary.problem) == (False, "store fail2ban is out of reach")
+    assert world.held() == [
+        nets("192.0.2.8", "192.0.2.9"),
+        nets("192.0.2.7", "192.0.2.8"),
+        nets("192.0.2.8", "192.0.2.9"),
+    ]
+    world.ledger.prune(now=NOW + timedelta(days=999), memory=HOUR)
+    assert world.ledger.tombstone(net("192.0.2.7")) is not None, "it may still be held there"
+    world.jail.reachable = True
+    assert world.controller.reconcile(NOW).agrees
+    assert world.held() == [nets("192.0.2.8", "192.0.2.9")] * 3
+
+
+def test_a_store_that_cannot_be_written_holds_nobody_up(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    world.firewall.broken = RetryLater("nft failed: no")
+    left = world.controller.reconcile(NOW)
+    assert world.held() == [set(), nets("192.0.2.7"), nets("192.0.2.7")]
+    assert (left.stores["firewall"].reachable, left.stores["firewall"].problem) == (False, "nft failed: no")
+    assert left.stores["fail2ban"].reachable
+    world.firewall.broken = None
+    assert world.controller.reconcile(NOW).agrees
+    assert world.held() == [nets("192.0.2.7")] * 3
+
+
+@pytest.mark.parametrize("break_it", ["reading", "writing"])
+def test_a_failing_store_is_tried_at_growing_intervals_and_told_of_once(
+    world: World, caplog: pytest.LogCaptureFixture, break_it: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    world.ban(ban("192.0.2.7"))
+    if break_it == "reading":
+        world.file.reachable = False
+    else:
+        world.file.broken = FatalError("the disk is read-only")
+    assert world.controller.next_retry is None
+    tried = []
+    for second in range(200):
+        world.seconds = float(second)
+        before = world.file.observed
+        world.controller.reconcile(NOW, patient=True)
+        if world.file.observed != before:
+            tried.append(second)
+    gaps = [later - earlier for earlier, later in pairwise(tried)]
+    assert gaps[:6] == [1, 2, 4, 8, 16, 30]
+    assert set(gaps[5:]) == {int(LAST_RETRY_S)}
+    assert gaps[0] == FIRST_RETRY_S
+    told = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(told) == 1
+    assert "store=hosts_deny" in told[0].getMessage()
+
+    world.file.reachable, world.file.broken = True, None
+    caplog.clear()
+    world.seconds = 1000.0
+    assert world.controller.reconcile(NOW, patient=True).agrees
+    assert world.controller.next_retry is None
+    assert sum("again" in record.getMessage() for record in caplog.records) == 1
+    world.file.reachable = False
+    world.controller.reconcile(NOW, patient=True)
+    assert world.controller.next_retry == 1000.0 + FIRST_RETRY_S, "the next failure starts from the beginning"
+
+
+def test_an_operators_command_does_not_wait_for_a_failing_stores_turn(world: World) -> None:
+    world.file.reachable = False
+    world.controller.reconcile(NOW, patient=True)
+    world.file.reachable = True
+    world.ban(ban("192.0.2.7"))
+    assert not world.controller.reconcile(NOW, patient=True).agrees
+    assert world.controller.reconcile(NOW).agrees
+
+
+def test_why_a_store_was_not_written_is_shown_until_it_is(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    world.file.broken = RetryLater("the disk is full")
+    world.controller.reconcile(NOW)
+    for _ in range(2):
+        summary = world.controller.plan(NOW).stores["hosts_deny"]
+        assert (summary.reachable, summary.problem) == (True, "the disk is full")
+    world.file.broken = None
+    assert world.controller.reconcile(NOW).stores["hosts_deny"].problem is None
+
+
+def test_changes_are_told_when_they_are_made_not_before(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    world.ban(ban("192.0.2.7"))
+    world.file.broken = RetryLater("no")
+    world.controller.reconcile(NOW)
+    assert "store=firewall action=add address=192.0.2.7 why=test" in caplog.messages
+    assert not any(message.startswith("store=hosts_deny action=") for message in caplog.messages)
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["before its effect", "after its effect"])
+def test_an_apply_that_is_cut_short_is_made_good_after_the_restart(world: World, *, done: bool) -> None:
+    class PowerCut(Exception):
+        pass
+
+    world.ban(ban("192.0.2.7"), ban("192.0.2.8"))
+    world.controller.reconcile(NOW)
+    world.unban("192.0.2.7")
+    world.ban(ban("192.0.2.9"))
+    apply = world.jail.apply
+
+    def cut(changes: Sequence[Change], token: Token, now: datetime) -> Sequence[Rejection]:
+        if done:
+            apply(changes, token, now)
+        raise PowerCut
+
+    world.jail.apply = cut  # type: ignore[method-assign]
+    with pytest.raises(PowerCut):
+        world.controller.reconcile(NOW)
+    world.jail.apply = apply  # type: ignore[method-assign]
+    world.restart()
+    assert world.controller.reconcile(NOW).agrees
+    assert world.held() == [nets("192.0.2.8", "192.0.2.9")] * 3
+    assert all(set(world.ledger.placements(store.name)) == nets("192.0.2.8", "192.0.2.9") for store in world.stores)
+
+
+# restore
+
+
+def test_restore_fills_the_early_stores_and_asks_no_other(world: World) -> None:
+    world.ban(ban("192.0.2.7"), ban("192.0.2.8", NOW + HOUR))
+    world.controller.reconcile(NOW)
+    world.restart(reboot=True)
+    world.forget_counts()
+    assert world.controller.restore(NOW).agrees
+    assert world.held() == [nets("192.0.2.7", "192.0.2.8"), set(), nets("192.0.2.7", "192.0.2.8")]
+    assert [store.observed for store in (world.jail, world.file)] == [0, 0]
+    assert world.firewall.bans[net("192.0.2.8")].until == NOW + HOUR
+
+
+def test_restore_hooks_and_moves_ends_but_ends_no_ban(world: World) -> None:
+    world.ban(ban("192.0.2.7"), ban("192.0.2.8"))
+    world.controller.reconcile(NOW)
+    world.unban("192.0.2.7")
+    world.ban(ban("192.0.2.8", NOW + HOUR))
+    world.firewall.enforcing = False
+    world.by_hand(world.firewall, "192.0.2.99")
+    assert world.controller.restore(NOW).agrees
+    assert world.firewall.enforcing
+    assert world.held()[0] == nets("192.0.2.7", "192.0.2.8", "192.0.2.99")
+    assert world.firewall.bans[net("192.0.2.8")].until == NOW + HOUR
+
+
+@pytest.mark.parametrize(
+    ("loaded", "ended", "wanted", "held"),
+    [
+        (["10.0.0.0/8"], [], ["10.0.0.0/7"], ["10.0.0.0/7"]),
+        (["10.0.0.0/8"], ["10.0.0.0/8"], ["10.0.0.0/7"], ["10.0.0.0/7"]),
+        (["10.0.0.0/7"], ["10.0.0.0/7"], ["10.0.0.0/8"], ["10.0.0.0/7"]),
+        (["10.0.0.0/7"], [], ["10.0.0.0/8"], ["10.0.0.0/7"]),
+        (["10.0.0.1", "10.0.0.2"], ["10.0.0.1"], ["10.0.0.0/8", "192.0.2.7"], ["10.0.0.0/8", "192.0.2.7"]),
+    ],
+)
+def test_restore_gets_on_with_an_older_ruleset_that_was_loaded_before(
+    world: World, loaded: list[str], ended: list[str], wanted: list[str], held: list[str]
+) -> None:
+    world.ban(*map(ban, ended))
+    world.controller.reconcile(NOW)
+    world.unban(*ended)
+    world.ban(*map(ban, wanted))
+    world.firewall.lose()
+    for network in loaded:
+        world.by_hand(world.firewall, network)
+    left = world.controller.restore(NOW)
+    assert left.agrees, left
+    assert world.held()[0] == nets(*held)
+    assert world.controller.reconcile(NOW).agrees
+    assert world.held()[0] == nets(*wanted)
+
+
+def test_restore_proves_nothing_of_what_it_found(world: World) -> None:
+    def attach(external: External) -> Controller:
+        attached = [Attached(store=world.firewall, external=external)]
+        return Controller(world.ledger, attached, PolicySettings(), lambda: world.exemptions, world.boot)
+
+    controller: Callable[[], Controller] = lambda: attach(External.ADOPT)  # noqa: E731
+    world.ban(ban("192.0.2.7"), ban("192.0.2.8"))
+    controller().reconcile(NOW)
+    saved, token = dict(world.firewall.bans), world.firewall.token
+    world.unban("192.0.2.7")
+    controller().reconcile(NOW)
+    world.firewall.bans, world.firewall.token = saved, token
+    world.firewall.bans = {n: replace(held, since=None) for n, held in saved.items()}
+    world.ban(ban("192.0.2.9"))
+    controller().restore(NOW)
+    assert set(world.firewall.bans) == nets("192.0.2.7", "192.0.2.8", "192.0.2.9")
+    controller().reconcile(NOW)
+    assert set(world.firewall.bans) == nets("192.0.2.8", "192.0.2.9"), "an ended ban is nobody's wish"
+    assert set(world.ledger.bans()) == nets("192.0.2.8", "192.0.2.9")
+
+
+def test_restore_with_nothing_to_do_writes_nothing(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    world.controller.reconcile(NOW)
+    world.forget_counts()
+    assert world.controller.restore(NOW).agrees
+    assert world.firewall.applied == 0
+
+
+def test_a_store_out_of_reach_at_restore_is_left_over(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    world.firewall.reachable = False
+    left = world.controller.restore(NOW)
+    assert not left.agrees
+    assert left.stores["firewall"].problem == "store firewall is out of reach"
+
+
+# presences
+
+
+def test_presences_tell_how_each_store_stands_to_each_ban(world: World) -> None:
+    world.ban(ban("10.0.0.0/8"), ban("10.0.0.1"), *[ban(f"192.0.2.{n}", NOW + HOUR) for n in range(4)])
+    world.controller.reconcile(NOW)
+    world.ban(ban("203.0.113.9"))
+    world.jail.reachable = False
+    seen = world.controller.presences(NOW)
+    assert seen[net("10.0.0.1")] == {
+        "firewall": Presence.COVERED, "fail2ban": Presence.UNREACHABLE, "hosts_deny": Presence.PRESENT,
+    }  # fmt: skip
+    assert seen[net("203.0.113.9")]["firewall"] is Presence.MISSING
+    assert seen[net("203.0.113.9")]["hosts_deny"] is Presence.MISSING, "it will take another's place"
+    over = [n for n in range(4) if seen[net(f"192.0.2.{n}")]["hosts_deny"] is Presence.UNSUPPORTED]
+    assert len(over) == 1
+    assert set(seen) == set(world.ledger.bans())
