@@ -85,13 +85,17 @@ class ControlServer:
 def call(path: Path, command: str, arguments: dict[str, Any]) -> Answer:
     """Ask the daemon at `path`. Raises ConnectionError where none listens, JailBridgeError with what it answers."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
-        peer.settimeout(ANSWER_TIMEOUT_S)
+        # A timeout of Python's own would have connect() fail at once where many others wait to be served (unix(7)).
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(ANSWER_TIMEOUT_S), 0))
         try:
             peer.connect(str(path))
+        except BlockingIOError:
+            raise RetryLater(f"the daemon at {path} is too busy to answer: look at its log, then try again") from None
         except PermissionError:
             raise FatalError(f"control socket {path} is root's: run as root") from None
         except OSError as error:
             raise ConnectionError(error.strerror) from None
+        peer.settimeout(ANSWER_TIMEOUT_S)
         try:
             peer.sendall(json.dumps({"command": command, "arguments": arguments}).encode() + b"\n")
             with peer.makefile("rb") as stream:
@@ -108,7 +112,7 @@ def call(path: Path, command: str, arguments: dict[str, Any]) -> Answer:
 
 class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
-    request_queue_size = 16
+    request_queue_size = 128
     operations: Operations
 
 

@@ -91,6 +91,19 @@ class Judge:
         self._make_room(fresh, now)
         return list(fresh.values())
 
+    def left(self) -> int:
+        """Return how many bans found in a store may be taken over now: they pass the brakes like spoofable evidence."""
+        now = self._clock()
+        space = self._settings.policy.max_bans - len(self._ledger.bans())
+        return max(0, min(space, *(brake.left(now) for _, brake in self._brakes[Evidence.SPOOFABLE])))
+
+    def spend(self, number: int) -> None:
+        """Note that so many bans were taken over."""
+        now = self._clock()
+        for _, brake in self._brakes[Evidence.SPOOFABLE]:
+            for _ in range(number):
+                brake.count(now)
+
     def _event(self, line: LogLine) -> tuple[ScanEvent, Dialect] | None:
         try:
             read = parse(line.text, _DIALECTS.get(self._tails[line.path].format))
@@ -179,11 +192,18 @@ class Brake:
     """Lets through at most `limit` in any minute. `now` is monotonic seconds."""
 
     def __init__(self, limit: int) -> None:
-        self._times: deque[float] = deque(maxlen=limit)
+        self._limit = limit
+        self._times: deque[float] = deque()
 
     def is_full(self, now: float) -> bool:
         """Tell whether none may pass at `now`."""
-        return len(self._times) == self._times.maxlen and now - self._times[0] < 60.0
+        return self.left(now) <= 0
+
+    def left(self, now: float) -> int:
+        """Tell how many may pass at `now`."""
+        while self._times and now - self._times[0] >= 60.0:
+            self._times.popleft()
+        return self._limit - len(self._times)
 
     def count(self, now: float) -> None:
         """Note that one has passed."""

@@ -41,7 +41,7 @@ class Operations:
         self.ledger = ledger
         self.judge = Judge(settings, ledger)
         self.controller = Controller(
-            ledger, list(attached_stores(settings)), settings.policy, self.judge.exemptions, boot_id()
+            ledger, list(attached_stores(settings)), settings.policy, self.judge.exemptions, boot_id(), brake=self.judge
         )
         self.lock = threading.RLock()
         self.clock = clock

@@ -57,6 +57,7 @@ tcp_ports = "1-1023"
 path = "{disk}/portsentry.history"
 [policy]
 allow_files = [{allow_files}]
+{policy}
 [ledger]
 path = "{disk}/ledger.sqlite3"
 [stores.hosts_deny]
@@ -112,8 +113,8 @@ def missing() -> list[str]:
 class Lab:
     """`with Lab() as lab:` - a host that can lose its power, and hosts outside that can scan it."""
 
-    def __init__(self, extra: str = "", *, allow_files: Sequence[str] = ()) -> None:
-        """`extra`: further configuration, after the last table, which is [stores.fail2ban]."""
+    def __init__(self, extra: str = "", *, policy: str = "", allow_files: Sequence[str] = ()) -> None:
+        """`extra` goes on after the last table, which is [stores.fail2ban]; `policy` is more of [policy]."""
         reasons = missing()
         if reasons:
             raise FatalError(f"this needs {'; '.join(reasons)}")
@@ -123,14 +124,20 @@ class Lab:
         self.folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-"))
         self.disk, self.run_folder = self.folder / "disk", self.folder / "run"
         self.config = self.disk / "jailbridge.toml"
-        self._extra = extra
+        self._extra, self._policy = extra, policy
         self._allow_files = ", ".join(f'"{path}"' for path in allow_files)
         self._processes: list[Running] = []
 
     def __enter__(self) -> Self:
         try:
             self.disk.mkdir()
-            text = _CONFIG.format(disk=self.disk, run=self.run_folder, extra=self._extra, allow_files=self._allow_files)
+            text = _CONFIG.format(
+                disk=self.disk,
+                run=self.run_folder,
+                extra=self._extra,
+                policy=self._policy,
+                allow_files=self._allow_files,
+            )
             self.config.write_text(text, encoding="utf-8")
             (self.disk / "hosts.deny").write_text(HOSTS_DENY, encoding="utf-8")
             self.history.touch()

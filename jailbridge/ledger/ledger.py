@@ -176,8 +176,9 @@ class Ledger:
                 when = min(until, now) if why is EndReason.EXPIRED and until is not None else now
                 self._db.execute("DELETE FROM ban WHERE network = ?", (text,))
                 self._db.execute(
-                    "INSERT INTO tombstone VALUES (?, ?, ?, ?, ?) ON CONFLICT (network) DO UPDATE SET ended = excluded.ended,"
-                    " why = excluded.why, bans = (bans + 1) * excluded.bans, marks = excluded.marks",
+                    "INSERT INTO tombstone VALUES (?, ?, ?, ?, ?) ON CONFLICT (network) DO UPDATE SET"
+                    " ended = excluded.ended, why = excluded.why, marks = excluded.marks,"
+                    " bans = (bans + 1) * excluded.bans",
                     (
                         text,
                         when.timestamp(),

@@ -4,10 +4,12 @@ One store's failure never holds up the others: a store out of reach is tried aga
 """
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Protocol
 
 from jailbridge.config.settings import PolicySettings
 from jailbridge.errors import FatalError, RetryLater
@@ -63,6 +65,18 @@ class Attached:
     backoff: Backoff = field(default_factory=Backoff)
 
 
+class Brake(Protocol):
+    """Bounds how many bans a minute may be taken over from the stores."""
+
+    def left(self) -> int:
+        """Return how many may be taken over now."""
+        ...
+
+    def spend(self, number: int) -> None:
+        """Note that so many were."""
+        ...
+
+
 class Controller:
     """Keeps the stores in line with one ledger.
 
@@ -78,7 +92,10 @@ class Controller:
         exemptions: Callable[[], Exemptions | None],
         boot: str,
         clock: Callable[[], float] = time.monotonic,
+        brake: Brake | None = None,
     ) -> None:
+        self._brake = brake
+        self._waiting: Mapping[str, int] = {}
         self._ledger = ledger
         self._stores = {attached.store.name: attached for attached in stores}
         self._rules = rules
@@ -114,9 +131,7 @@ class Controller:
         """
         views = self._observe(now, patient=patient)
         first = self._outcome(views, now)
-        for bans in first.adopted.values():
-            if bans:
-                self._ledger.record(bans, now=now)
+        self._take_over(first, now)
         wanted = self._wanted(now)
         after = [self._settle(view, first.plan.changes, wanted, now) for view in views]
         return self._outcome(after, now).plan
@@ -136,6 +151,20 @@ class Controller:
         early = [self._view(a, now, patient=False) for a in self._stores.values() if a.store.capabilities.early]
         changes = planned(early).changes
         return planned([self._settle(view, changes, wanted, now, proving=False) for view in early])
+
+    def _take_over(self, found: Outcome, now: datetime) -> None:
+        for name, bans in found.adopted.items():
+            if bans:
+                log.info("store=%s adopted=%d", name, len(bans))
+                self._ledger.record(bans, now=now)
+                if self._brake is not None:
+                    self._brake.spend(len(bans))
+        for name, waiting in found.undecided.items():
+            if waiting and not self._waiting.get(name):
+                log.error(
+                    "store=%s bans=%d found there wait: over the policy's limits, or exemptions unknown", name, waiting
+                )
+        self._waiting = found.undecided
 
     def _wanted(self, now: datetime) -> Mapping[Network, Ban]:
         self._last_exemptions = exemptions = self._exemptions() or self._last_exemptions
@@ -161,7 +190,8 @@ class Controller:
             )
             return adopted(observed, store, past, self._rules, exemptions or Exemptions(), now)
 
-        return outcome(self._wanted(now), views, is_settled, adopt if exemptions is not None else None)
+        room = self._brake.left() if self._brake is not None else sys.maxsize
+        return outcome(self._wanted(now), views, is_settled, adopt if exemptions is not None else None, room)
 
     def _observe(self, now: datetime, *, patient: bool) -> list[View]:
         return [self._view(attached, now, patient=patient) for attached in self._stores.values()]

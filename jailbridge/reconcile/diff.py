@@ -10,8 +10,9 @@ The rows of the truth table, for one ban in one store:
     no       yes       none                  exempt, or not after the last ban's end         remove
     no       yes       none                  a desired network covers it, in a store that    none
                                              can hold both
-    no       yes       none                  token current and external = adopt,             adopt
-                                             or the store was written by another ledger
+    no       yes       none                  token current and external = adopt,             adopt (the first kind as
+                                             or the store was written by another ledger      far as the brake allows,
+                                                                                             the rest: left alone)
     no       yes       none                  otherwise, in a place that is ours              remove
 
 "Desired" is what the store can hold of the live bans: the maximal networks, the longest bans (`fit`).
@@ -21,7 +22,8 @@ Verdicts on what to adopt are collected from every store before any store is dif
 pass never undoes itself.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -63,10 +65,11 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A plan, and the bans that its `adopt` changes bring into the ledger, by store."""
+    """A plan, and by store: the bans that its `adopt` changes bring into the ledger, and how many must wait."""
 
     plan: Plan
     adopted: Mapping[str, tuple[Ban, ...]]
+    undecided: Mapping[str, int]
 
 
 class Presence(StrEnum):
@@ -85,20 +88,25 @@ def outcome(
     views: Sequence[View],
     is_settled: Callable[[ObservedBan], bool],
     adopt: Callable[[ObservedBan, str], Decision] | None,
+    room: int = sys.maxsize,
 ) -> Outcome:
     """Return the plan that brings the stores in line with `wanted`: the live bans without those that are masked.
 
     is_settled  tells whether a ban found in a store is one that ended, or is exempt: a recorded cause to remove it
     adopt       policy's decision on a ban found in a store and unknown to the ledger; None while policy cannot decide:
                 then such bans are left as they are
+    room        how many bans may be adopted because a person (or fail2ban, from a log) put them there: the brake. The
+                others are left as they are. What another ledger wrote is not braked: it is not news.
     """
     everything = dict(wanted)
     adopted: dict[str, tuple[Ban, ...]] = {}
+    undecided: dict[str, Set[Network]] = {}
     changes: list[Change] = []
     for view in views:
-        taken = tuple(_adoptions(view, NetworkSet(everything), is_settled, adopt)) if adopt is not None else ()
+        taken, undecided[view.name] = _verdicts(view, NetworkSet(everything), is_settled, adopt, room)
+        room -= len(taken) if _is_persons(view) else 0
         everything.update((ban.network, ban) for ban in taken)
-        adopted[view.name] = taken
+        adopted[view.name] = tuple(taken)
         changes += [
             Change(store=view.name, action=Action.ADOPT, network=ban.network, until=ban.until, why=ban.reason)
             for ban in taken
@@ -106,9 +114,10 @@ def outcome(
     summaries: dict[str, StoreSummary] = {}
     for view in views:
         fitted = fit(everything, view.capabilities)
-        changes += _changes(view, fitted, NetworkSet(everything), None if adopt is not None else is_settled)
+        changes += _changes(view, fitted, NetworkSet(everything), undecided[view.name])
         summaries[view.name] = _summary(view, len(fitted))
-    return Outcome(plan=Plan(changes=tuple(changes), stores=summaries), adopted=adopted)
+    plan = Plan(changes=tuple(changes), stores=summaries)
+    return Outcome(plan=plan, adopted=adopted, undecided={name: len(left) for name, left in undecided.items()})
 
 
 def fit(wanted: Mapping[Network, Ban], capabilities: Capabilities) -> Mapping[Network, Ban]:
@@ -133,31 +142,43 @@ def presence(network: Network, fitted: Mapping[Network, Ban], observed: NetworkS
     return Presence.MISSING if network in fitted else Presence.UNSUPPORTED
 
 
-def _adoptions(
+def _verdicts(
     view: View,
     known: NetworkSet,
     is_settled: Callable[[ObservedBan], bool],
-    adopt: Callable[[ObservedBan, str], Decision],
-) -> Iterator[Ban]:
-    if view.observation is None:
-        return
-    by_person = view.token is TokenState.CURRENT and view.external is External.ADOPT
-    by_other_ledger = view.token is TokenState.AHEAD or not view.ever_written
-    if not (by_person or by_other_ledger):
-        return
-    for observed in view.observation.bans:
-        if observed.network in view.placements or known.covering(observed.network) is not None or is_settled(observed):
+    adopt: Callable[[ObservedBan, str], Decision] | None,
+    room: int,
+) -> tuple[list[Ban], Set[Network]]:
+    """Return the bans to adopt from a store, and those that it holds and nobody can decide on now."""
+    taken: list[Ban] = []
+    undecided: set[Network] = set()
+    consulted = adopt is None or _is_persons(view) or _is_other_ledgers(view)
+    for observed in view.observation.bans if view.observation is not None and consulted else ():
+        network = observed.network
+        if network in view.placements or known.covering(network) is not None or is_settled(observed):
             continue
-        decision = adopt(observed, view.name)
-        if decision.ban is not None:
-            yield decision.ban
+        if adopt is None or (_is_persons(view) and len(taken) >= room):
+            undecided.add(network)
+        elif (ban := adopt(observed, view.name).ban) is not None:
+            taken.append(ban)
+    return taken, undecided
+
+
+def _is_persons(view: View) -> bool:
+    """Tell whether what differs in a store is a person's doing, and means something there."""
+    return view.token is TokenState.CURRENT and view.external is External.ADOPT
+
+
+def _is_other_ledgers(view: View) -> bool:
+    """Tell whether a store was written by a ledger that knew more than this one, or before this one was there."""
+    return view.token is TokenState.AHEAD or not view.ever_written
 
 
 def _changes(
     view: View,
     fitted: Mapping[Network, Ban],
     everything: NetworkSet,
-    is_settled: Callable[[ObservedBan], bool] | None,
+    undecided: Set[Network],
 ) -> Iterator[Change]:
     if view.observation is None:
         return
@@ -171,8 +192,8 @@ def _changes(
     # Removals first: a store without overlaps must lose a host before it takes the network around it.
     desired = NetworkSet(fitted)
     staying: list[Network] = []
-    for network, ban in observed.items():
-        cause = _cause_to_remove(ban, view, desired, everything, is_settled)
+    for network in observed:
+        cause = _cause_to_remove(network, view, desired, everything, undecided)
         if cause is None:
             staying.append(network)
         else:
@@ -188,13 +209,12 @@ def _changes(
 
 
 def _cause_to_remove(
-    ban: ObservedBan,
+    network: Network,
     view: View,
     desired: NetworkSet,
     everything: NetworkSet,
-    is_settled: Callable[[ObservedBan], bool] | None,
+    undecided: Set[Network],
 ) -> str | None:
-    network = ban.network
     known = network in view.placements
     if network in desired:
         return None
@@ -204,8 +224,7 @@ def _cause_to_remove(
         return "over its limit"
     if known:
         return "ended"
-    undecided = is_settled is not None and not is_settled(ban)
-    return None if undecided else "not in the ledger"
+    return None if network in undecided else "not in the ledger"
 
 
 def _same_end(one: datetime | None, other: datetime | None) -> bool:

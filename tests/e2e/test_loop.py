@@ -201,6 +201,18 @@ def test_fail2ban_being_down_holds_up_no_other_store_and_is_made_up_for(make_lab
     assert ATTACKER in lab.fail2ban("get", "portsentry", "banip").out
 
 
+def test_the_brake_holds_for_what_fail2ban_banned_from_the_same_log(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab(policy="max_new_spoofable_per_minute = 20")
+    lab.start_fail2ban()
+    lab.start_daemon("--without", "sensor")
+    append(lab, "".join(line(f"203.0.113.{n}") for n in range(1, 81)))
+    lab.wait("fail2ban read them all", lambda: len(lab.fail2ban("get", "portsentry", "banip").out.split()) == 80)
+    lab.wait("the rest waits, loudly", lambda: "found there wait" in lab.tail("jailbridge", 50))
+    assert lab.jailbridge("reconcile").code == 0
+    assert len(listed(lab)) == 20
+    assert len(lab.fail2ban("get", "portsentry", "banip").out.split()) == 80, "in doubt nothing is removed"
+
+
 def test_fail2ban_restarted_or_killed_gets_its_bans_back(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab()
     server = lab.start_fail2ban()

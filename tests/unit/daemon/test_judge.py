@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jailbridge.config import Settings
+from jailbridge.config import Settings, parse
 from jailbridge.daemon.judge import FRESH_S, Brake, Judge
 from jailbridge.errors import RetryLater
 from jailbridge.history.dialects import format_1, format_2
@@ -348,3 +348,17 @@ def test_a_flood_never_holds_more_than_the_most_bans(ledger: Ledger, allow_file:
         ledger.record(judge.bans(scans(*sources(50, start), time=NOW + start * SECOND), NOW + DAY / 2), now=NOW)
         assert len(ledger.bans()) <= 20
     assert len(ledger.bans()) == 20
+
+
+def test_what_may_be_taken_over_from_stores_passes_the_brakes(tmp_path: Path) -> None:
+    now = [0.0]
+    settings = parse("[policy]\nallow_files = []\nmax_new_spoofable_per_minute = 3\nmax_bans = 4", "test")
+    with Ledger(tmp_path / "ledger") as ledger:
+        judge = Judge(settings, ledger, lambda: now[0])
+        assert judge.left() == 3
+        judge.spend(2)
+        assert judge.left() == 1
+        judge.spend(5)
+        assert judge.left() == 0
+        now[0] = 60.0
+        assert judge.left() == 3

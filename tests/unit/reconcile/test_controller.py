@@ -509,6 +509,7 @@ def test_restore_hooks_and_moves_ends_but_ends_no_ban(world: World) -> None:
     assert world.controller.restore(NOW).agrees
     assert world.firewall.enforcing
     assert world.held()[0] == nets("192.0.2.7", "192.0.2.8", "192.0.2.99")
+    assert set(world.ledger.placements("firewall")) == nets("192.0.2.7", "192.0.2.8"), "what ended is known to be there"
     assert world.firewall.bans[net("192.0.2.8")].until == NOW + HOUR
 
 

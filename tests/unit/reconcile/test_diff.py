@@ -76,8 +76,9 @@ def planned(
     wanted: Mapping[Network, Ban],
     *views: View,
     adopt: Callable[[ObservedBan, str], Decision] | None = take,
+    room: int = 1000,
 ) -> Outcome:
-    return outcome(wanted, views, is_exempt, adopt)
+    return outcome(wanted, views, is_exempt, adopt, room)
 
 
 def steps(result: Outcome) -> list[tuple[str, str, str]]:
@@ -229,6 +230,31 @@ def test_while_policy_cannot_decide_an_unknown_network_that_stays_covers_what_is
         ("remove", "192.0.2.0/24"),
         ("add", "192.0.2.0/23"),
     ]
+
+
+# the brake
+
+
+def test_what_persons_put_there_is_adopted_as_far_as_there_is_room_and_the_rest_left_alone() -> None:
+    one = view("192.0.2.1", "192.0.2.2", "192.0.2.3", external=External.ADOPT, name="one")
+    two = view("192.0.2.4", "192.0.2.5", external=External.ADOPT, name="two")
+    result = planned({}, one, two, room=4)
+    adopted = [network for _, action, network in steps(result) if action == "adopt"]
+    assert adopted == ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"]
+    assert not [step for step in steps(result) if step[1] == "remove"]
+    assert result.undecided == {"one": 0, "two": 1}
+
+
+def test_without_room_what_is_exempt_or_ended_is_removed_all_the_same() -> None:
+    held = view(
+        EXEMPT, "192.0.2.7", "192.0.2.8", placements={"192.0.2.8": Placement.CONFIRMED}, external=External.ADOPT
+    )
+    assert own(planned({}, held, room=0)) == [("remove", EXEMPT), ("remove", "192.0.2.8")]
+
+
+def test_what_another_ledger_wrote_needs_no_room() -> None:
+    ahead = view("192.0.2.1", "192.0.2.2", token=TokenState.AHEAD)
+    assert own(planned({}, ahead, room=0)) == [("adopt", "192.0.2.1"), ("adopt", "192.0.2.2")]
 
 
 # several stores
