@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 
-from jailbridge.config.values import PortRange, parse_ban_duration, parse_duration, parse_ports
+from jailbridge.config.values import PortRange, parse_ban_duration, parse_duration, parse_ports, without
 from jailbridge.errors import ParseError
 from jailbridge.model.network import Network, parse_network, shown
 from jailbridge.model.plan import External
@@ -355,6 +355,13 @@ def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     for n, path in enumerate(paths):
         if path in paths[:n]:
             yield f"tail.{n}.path", f"{shown(path)} is followed twice: leave one [[tail]] of it"
+    sensor = settings.sensor
+    watched = [
+        *without(sensor.tcp_ports, sensor.exclude_tcp_ports),
+        *without(sensor.udp_ports, sensor.exclude_udp_ports),
+    ]
+    if sensor.mode is not SensorMode.OFF and not watched:
+        yield "sensor.tcp_ports", 'no port is left to watch: name some, or set sensor.mode to "off"'
 
 
 def unbuilt(settings: Settings) -> Iterator[tuple[str, str]]:

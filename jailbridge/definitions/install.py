@@ -74,6 +74,10 @@ def install(
     `logs` are the files that the jail follows; the missing ones are created, empty. Definitions of ours that are not
     among these (another rendering's) are removed. Raises FatalError with fail2ban's own words when the test fails.
     """
+    if not directory.is_dir():
+        raise FatalError(
+            f"{directory} is not there: apt install fail2ban, or name its configuration folder with --into"
+        )
     before = {directory / name: _content(directory / name) for name in OURS}
     created = tuple(log for log in logs if _create(log))
     try:

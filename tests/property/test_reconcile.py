@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from jailbridge.config.settings import PolicySettings
 from jailbridge.ledger import Ledger
@@ -152,9 +152,17 @@ class ReconcileMachine(RuleBasedStateMachine):
 
     # what operators do
 
+    @initialize(chosen=st.sets(networks, max_size=4))
+    def begin(self, chosen: set[Network]) -> None:
+        for network in sorted(chosen, key=str):
+            self.ban(network, None, forced=False)
+        self.settle()
+
     @rule(network=networks, lasting=durations, forced=st.booleans())
-    def ban(self, network: Network, lasting: timedelta | None, *, forced: bool) -> None:
-        until = self.now + lasting if lasting is not None else None
+    def somebody_is_banned(self, network: Network, lasting: timedelta | None, *, forced: bool) -> None:
+        self.ban(network, self.now + lasting if lasting is not None else None, forced=forced)
+
+    def ban(self, network: Network, until: datetime | None, *, forced: bool) -> None:
         made = Ban(network=network, since=self.now, until=until, origin=Origin.OPERATOR, reason="test", forced=forced)
         self.ledger.record([made], now=self.now)
         self.live[network] = made

@@ -220,6 +220,7 @@ def test_another_rendering_takes_away_what_it_does_not_need(tmp_path: Path) -> N
 def test_a_missing_log_is_created_for_its_owner_and_an_existing_one_is_left_alone(tmp_path: Path) -> None:
     there, missing = tmp_path / "there", tmp_path / "new/missing"
     there.write_text("line\n")
+    (tmp_path / "f").mkdir()
     done = install(render(settings()), tmp_path / "f", logs=[there, missing], client="none")
     assert done.created == (missing,)
     assert there.read_text() == "line\n"
@@ -262,3 +263,9 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_a_mistyped_folder_is_not_made_into_an_installation(tmp_path: Path) -> None:
+    with pytest.raises(FatalError, match="typo is not there: apt install fail2ban"):
+        install(render(Settings()), tmp_path / "typo", logs=[tmp_path / "log"])
+    assert list(tmp_path.iterdir()) == []

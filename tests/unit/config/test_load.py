@@ -97,3 +97,13 @@ def test_outsiders_text_in_a_problem_is_cut_and_quoted() -> None:
         parse('[sensor]\nmode = "' + "\\u001b[2J" * 1000 + '"', "/x.toml")
     assert str(error.value).isprintable()
     assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("mode", ["stealth", "off"])
+def test_a_sensor_that_watches_nothing_is_a_contradiction(mode: str) -> None:
+    text = f'[sensor]\nmode = "{mode}"\ntcp_ports = "113"\nudp_ports = ""\n'
+    if mode == "off":
+        assert parse(text, "test").sensor.udp_ports == ()
+    else:
+        with pytest.raises(ConfigError, match=r"sensor\.tcp_ports: no port is left to watch"):
+            parse(text, "test")
