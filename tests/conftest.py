@@ -8,6 +8,7 @@ import ctypes
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,13 @@ import pytest
 
 from jailbridge import process
 
-PROGRAMS = {"ip": "iproute2", "nft": "nftables", "nmap": "nmap", "fail2ban-server": "fail2ban"}
+PROGRAMS = {
+    "ip": "iproute2",
+    "nft": "nftables",
+    "nmap": "nmap",
+    "fail2ban-server": "fail2ban",
+    "tcpdmatch": "tcpd",
+}
 CLONE_NEWNET = 0x40000000
 OWN_NETWORK = Path("/proc/thread-self/ns/net")
 
@@ -39,6 +46,7 @@ def what_is_missing() -> list[str]:
     return programs
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what cannot run here, or refuse to run at all where nothing may be skipped."""
     marked = [item for item in items if item.get_closest_marker("e2e") is not None]
@@ -77,3 +85,14 @@ def own_network() -> Iterator[Callable[[], None]]:
         back = _libc.setns(before, CLONE_NEWNET)
         os.close(before)
         assert back == 0, "this thread is left in a foreign network namespace"
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that any user may enter, above which all may be entered too: pytest's own are closed."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp", prefix="jailbridge-test-"))
+    folder.chmod(0o755)
+    yield folder
+    for inner in (path for path in folder.rglob("*") if path.is_dir()):
+        inner.chmod(0o700)
+    shutil.rmtree(folder)

@@ -25,6 +25,8 @@ log = logging.getLogger("jailbridge.daemon")
 
 # Lines decided on and written to the ledger at once.
 BATCH = 5000
+# Between two batches the lock is free for so long: commands get their turn in a storm.
+TURN_S = 0.01
 
 
 @dataclass(slots=True)
@@ -82,16 +84,16 @@ class Engine:
     def loop(self, stop: Stop, wake: threading.Event) -> None:
         """Make passes until told to stop."""
         while not stop.event.is_set():
-            self.make_pass()
-            wake.wait(POLL_S)
+            has_more = self.make_pass()
+            wake.wait(TURN_S if has_more else POLL_S)
             wake.clear()
 
-    def make_pass(self) -> None:
-        """Read what is there, decide, and bring the stores in line if that is due."""
+    def make_pass(self) -> bool:
+        """Read one batch, decide, and bring the stores in line if that is due; tell whether there was a batch."""
         with self._operations.lock:
             # Where reading begins is settled before anything is read: a crash must not move it.
             self._note_positions()
-            self._read()
+            has_read = self._read()
             if self._is_due():
                 plan = self._operations.settle(patient=True)
                 self._due = time.monotonic() + self._interval_s
@@ -99,19 +101,23 @@ class Engine:
                     log.info("not in agreement yet: changes=%d", len(plan.changes))
                 self._operations.ledger.prune(now=utc_now(), memory=self._operations.settings.policy.repeat_memory)
             self._forget_ended()
+        return has_read
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        if (batch := self._tailer.read(BATCH)) is None:
+            return False
+        now = utc_now()
         try:
-            while (batch := self._tailer.read(BATCH)) is not None:
-                now = utc_now()
-                bans = self._operations.judge.bans(batch.lines, now)
-                self._operations.ledger.record(bans, [batch.position], now=now)
-                self._tailer.commit(batch)
-                for ban in bans:
-                    log.info("banned address=%s until=%s why=%s", network_text(ban.network), ban.until, ban.reason)
+            bans = self._operations.judge.bans(batch.lines, now)
         except RetryLater as error:
             # The lines stay unread; the judge has said so loudly.
             log.debug("lines wait: %s", error)
+            return False
+        self._operations.ledger.record(bans, [batch.position], now=now)
+        self._tailer.commit(batch)
+        for ban in bans:
+            log.info("banned address=%s until=%s why=%s", network_text(ban.network), ban.until, ban.reason)
+        return True
 
     def _note_positions(self) -> None:
         """Keep the ledger at the files' own place where no line tells it: at the start, and after a rotation."""

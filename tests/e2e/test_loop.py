@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from jailbridge.demo.lab import ATTACKER, ATTACKER6, HOSTS_DENY, INNOCENT, SECON
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 WITHOUT_FAIL2BAN = "enabled = false"
+DEMO = [sys.executable, "-m", "jailbridge", "demo"]
 STORES = {"firewall", "fail2ban", "hosts_deny"}
 
 
@@ -54,32 +56,30 @@ def deny(lab: Lab) -> str:
 
 
 def test_the_demo_holds_and_leaves_nothing_behind() -> None:
-    before = namespaces()
-    done = subprocess.run(
-        [sys.executable, "-m", "jailbridge", "demo"], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "statements was checked and held" in done.stdout
-    assert namespaces() <= before
+    with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as demo:
+        told, _ = demo.communicate(timeout=120)
+    assert demo.returncode == 0, told
+    assert "statements was checked and held" in told
+    assert left_by(demo.pid) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_nothing_behind(number: signal.Signals) -> None:
-    before = namespaces()
-    with subprocess.Popen([sys.executable, "-m", "jailbridge", "demo"], stdout=subprocess.PIPE, text=True) as demo:
+    with subprocess.Popen(DEMO, stdout=subprocess.PIPE, text=True) as demo:
         assert demo.stdout is not None
         for shown in demo.stdout:
             if "jailbridge runs" in shown:
                 break
+        assert left_by(demo.pid) != []
         demo.send_signal(number)
         assert demo.wait(30) == 130
-    assert namespaces() <= before
-    assert not any(f"jb-{demo.pid}-" in name for name in namespaces())
+    assert left_by(demo.pid) == []
 
 
-def namespaces() -> set[str]:
+def left_by(pid: int) -> list[str]:
     listing = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-    return {row.split()[0] for row in listing.splitlines() if row.startswith("jb-")}
+    folders = [str(path) for path in Path(tempfile.gettempdir()).glob(f"jailbridge-lab-{pid}-*")]
+    return [row for row in listing.splitlines() if row.startswith(f"jb-{pid}-")] + folders
 
 
 def test_an_ipv6_scanner_is_banned_as_a_host_where_its_network_is_our_own(lab: Lab) -> None:

@@ -53,15 +53,6 @@ def as_nobody(path: Path, *, create: bool = True) -> str:
     return done.stdout.strip()
 
 
-@pytest.fixture
-def open_folder(tmp_path: Path) -> Path:
-    """A folder below which nobody may look, though not above it: pytest's own are closed."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o055)
-    return tmp_path
-
-
 def test_a_new_ledger_is_its_owners_alone_and_so_is_its_folder(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
