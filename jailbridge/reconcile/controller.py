@@ -141,6 +141,9 @@ class Controller:
 
         Returns what is left over in those stores.
         """
+        early = [self._view(a, now, patient=False) for a in self._stores.values() if a.store.capabilities.early]
+        # What a later ledger wrote (this one is an older backup) would be nobody's once our token stands there.
+        self._take_over(self._outcome([view for view in early if view.token is TokenState.AHEAD], now), now)
         wanted = self._wanted(now)
 
         def planned(views: Iterable[View]) -> Plan:
@@ -148,7 +151,6 @@ class Controller:
             blind = [replace(view, placements={}) for view in views]
             return outcome(wanted, blind, lambda _: False, None).plan
 
-        early = [self._view(a, now, patient=False) for a in self._stores.values() if a.store.capabilities.early]
         changes = planned(early).changes
         return planned([self._settle(view, changes, wanted, now, proving=False) for view in early])
 

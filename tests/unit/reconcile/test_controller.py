@@ -561,6 +561,18 @@ def test_restore_proves_nothing_of_what_it_found(world: World) -> None:
     assert set(world.ledger.bans()) == nets("192.0.2.8", "192.0.2.9")
 
 
+def test_restore_takes_over_what_a_later_ledger_wrote(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    world.controller.reconcile(NOW)
+    world.by_hand(world.firewall, "192.0.2.99")
+    world.firewall.bans.pop(net("192.0.2.7"))
+    world.firewall.token = str(Token(ledger="another", boot=world.boot, layout=1, sequence=9))
+    assert world.controller.restore(NOW).agrees
+    assert world.held()[0] == nets("192.0.2.7", "192.0.2.99")
+    world.controller.reconcile(NOW)
+    assert world.held()[0] == nets("192.0.2.7", "192.0.2.99"), "an older ledger removes nothing"
+
+
 def test_restore_with_nothing_to_do_writes_nothing(world: World) -> None:
     world.ban(ban("192.0.2.7"))
     world.controller.reconcile(NOW)
