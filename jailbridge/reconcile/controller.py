@@ -142,8 +142,9 @@ class Controller:
         Returns what is left over in those stores.
         """
         early = [self._view(a, now, patient=False) for a in self._stores.values() if a.store.capabilities.early]
-        # What a later ledger wrote (this one is an older backup) would be nobody's once our token stands there.
-        self._take_over(self._outcome([view for view in early if view.token is TokenState.AHEAD], now), now)
+        if ahead := [view for view in early if view.token is TokenState.AHEAD]:
+            # What a later ledger wrote (this one is an older backup) would be nobody's once our token stands there.
+            self._take_over(self._outcome(ahead, now), now)
         wanted = self._wanted(now)
 
         def planned(views: Iterable[View]) -> Plan:
@@ -159,8 +160,8 @@ class Controller:
             if bans:
                 log.info("store=%s adopted=%d", name, len(bans))
                 self._ledger.record(bans, now=now)
-                if self._brake is not None:
-                    self._brake.spend(len(bans))
+        if self._brake is not None:
+            self._brake.spend(found.braked)
         for name, waiting in found.undecided.items():
             if waiting and not self._waiting.get(name):
                 log.error(

@@ -65,9 +65,13 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A plan, and by store: the bans that its `adopt` changes bring into the ledger, and how many must wait."""
+    """A plan, and by store: the bans that its `adopt` changes bring into the ledger, and how many must wait.
+
+    braked  how many of the adopted ones use up the brake's room
+    """
 
     plan: Plan
+    braked: int
     adopted: Mapping[str, tuple[Ban, ...]]
     undecided: Mapping[str, int]
 
@@ -99,12 +103,13 @@ def outcome(
                 others are left as they are. What another ledger wrote is not braked: it is not news.
     """
     everything = dict(wanted)
+    braked = 0
     adopted: dict[str, tuple[Ban, ...]] = {}
     undecided: dict[str, Set[Network]] = {}
     changes: list[Change] = []
     for view in views:
-        taken, undecided[view.name] = _verdicts(view, NetworkSet(everything), is_settled, adopt, room)
-        room -= len(taken) if _is_persons(view) else 0
+        taken, undecided[view.name] = _verdicts(view, NetworkSet(everything), is_settled, adopt, room - braked)
+        braked += len(taken) if _is_persons(view) else 0
         everything.update((ban.network, ban) for ban in taken)
         adopted[view.name] = tuple(taken)
         changes += [
@@ -117,7 +122,8 @@ def outcome(
         changes += _changes(view, fitted, NetworkSet(everything), undecided[view.name])
         summaries[view.name] = _summary(view, len(fitted))
     plan = Plan(changes=tuple(changes), stores=summaries)
-    return Outcome(plan=plan, adopted=adopted, undecided={name: len(left) for name, left in undecided.items()})
+    waiting = {name: len(left) for name, left in undecided.items()}
+    return Outcome(plan=plan, braked=braked, adopted=adopted, undecided=waiting)
 
 
 def fit(wanted: Mapping[Network, Ban], capabilities: Capabilities) -> Mapping[Network, Ban]:

@@ -485,6 +485,39 @@ def test_an_apply_that_is_cut_short_is_made_good_after_the_restart(world: World,
     assert all(set(world.ledger.placements(store.name)) == nets("192.0.2.8", "192.0.2.9") for store in world.stores)
 
 
+# the brake
+
+
+class Counting:
+    """A brake that lets so many through, and counts."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def left(self) -> int:
+        return self.room
+
+    def spend(self, number: int) -> None:
+        self.room -= number
+
+
+@pytest.mark.parametrize(("ledger", "left"), [("another", 3), ("own", 1)])
+def test_only_what_persons_put_there_uses_up_the_brake(world: World, ledger: str, left: int) -> None:
+    brake = Counting(3)
+    attached = [Attached(store=world.jail, external=External.ADOPT)]
+    controller = Controller(world.ledger, attached, PolicySettings(), lambda: world.exemptions, world.boot, brake=brake)
+    controller.reconcile(NOW)
+    for network in ("192.0.2.7", "192.0.2.8"):
+        world.by_hand(world.jail, network)
+    if ledger == "another":
+        world.jail.token = str(Token(ledger=ledger, boot=world.boot, layout=1, sequence=9))
+    controller.plan(NOW)
+    assert brake.room == 3, "a plan is a dry run"
+    controller.reconcile(NOW)
+    assert set(world.ledger.bans()) == nets("192.0.2.7", "192.0.2.8")
+    assert brake.room == left
+
+
 # restore
 
 
