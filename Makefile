@@ -45,4 +45,4 @@ format: dev
 	$(BIN)/ruff check --fix
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) .programs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist

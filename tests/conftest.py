@@ -9,7 +9,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,21 @@ PROGRAMS = {
     "fail2ban-server": "fail2ban",
     "tcpdmatch": "tcpd",
 }
+# What only the tests marked `needs(PROGRAM)` need besides.
+MORE_PROGRAMS = {"portsentry": "portsentry; make test only unpacks it"}
+# Where packaging/prepare unpacks what must not be installed.
+UNPACKED = Path(__file__).parents[1] / ".programs" / "usr" / "sbin"
 CLONE_NEWNET = 0x40000000
 OWN_NETWORK = Path("/proc/thread-self/ns/net")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _untested: list[str] = []
+
+
+def absent(programs: Mapping[str, str]) -> list[str]:
+    """Return those that this machine lacks, with the package that has each."""
+    path = f"{process.SEARCH_PATH}{os.pathsep}{UNPACKED}"
+    return [f"{one} (apt install {package})" for one, package in programs.items() if not shutil.which(one, path=path)]
 
 
 def what_is_missing() -> list[str]:
@@ -36,14 +47,15 @@ def what_is_missing() -> list[str]:
         return ["Linux"]
     if os.geteuid() != 0:
         return ["root"]
-    programs = [
-        f"{program} (apt install {package})"
-        for program, package in PROGRAMS.items()
-        if shutil.which(program, path=process.SEARCH_PATH) is None
-    ]
+    programs = absent(PROGRAMS)
     if process.run(["unshare", "--net", "true"]).code != 0:
         programs.append("the right to make network namespaces (CAP_SYS_ADMIN)")
     return programs
+
+
+def pytest_configure() -> None:
+    """Let the tests find, after the machine's own programs, those that are only unpacked."""
+    os.environ["PATH"] += f"{os.pathsep}{UNPACKED}"
 
 
 @pytest.hookimpl(trylast=True)
@@ -51,14 +63,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what cannot run here, or refuse to run at all where nothing may be skipped."""
     marked = [item for item in items if item.get_closest_marker("e2e") is not None]
     missing = what_is_missing() if marked else []
-    if not missing:
-        return
-    reason = f"end-to-end tests need {', '.join(missing)}"
-    if os.environ.get("JAILBRIDGE_E2E") == "required":
-        raise pytest.UsageError(f"JAILBRIDGE_E2E=required, but {reason}")
+    reasons: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in marked:
-        item.add_marker(pytest.mark.skip(reason=reason))
-    _untested.append(f"NOT TESTED: {len(marked)} end-to-end tests; {reason}")
+        needed = {mark.args[0] for mark in item.iter_markers("needs")}
+        if lacks := [*missing, *absent({one: MORE_PROGRAMS[one] for one in sorted(needed)})]:
+            reasons[f"end-to-end tests need {', '.join(lacks)}"].append(item)
+    if reasons and os.environ.get("JAILBRIDGE_E2E") == "required":
+        raise pytest.UsageError("JAILBRIDGE_E2E=required, but " + "; ".join(reasons))
+    for reason, lacking in reasons.items():
+        for item in lacking:
+            item.add_marker(pytest.mark.skip(reason=reason))
+        _untested.append(f"NOT TESTED: {len(lacking)} end-to-end tests; {reason}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

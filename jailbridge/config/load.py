@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from jailbridge.config.settings import Settings, contradictions, unbuilt
+from jailbridge.config.consistency import contradictions, unbuilt
+from jailbridge.config.settings import Settings
 from jailbridge.errors import FatalError
 from jailbridge.model.network import shown
 

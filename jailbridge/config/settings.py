@@ -1,11 +1,10 @@
 """The settings tree: every key, its type and its default. Frozen; unknown keys are errors.
 
-A key that a later release will obey is checked for its type here and refused by `unbuilt` when it asks for more than
-this release does: a setting is never silently without effect.
+A key that a later release will obey is checked for its type here, and refused by `consistency.unbuilt` when it asks
+for more than this release does: a setting is never silently without effect.
 """
 
 import re
-from collections.abc import Iterator
 from datetime import timedelta
 from enum import StrEnum
 from functools import partial
@@ -14,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 
-from jailbridge.config.values import PortRange, parse_ban_duration, parse_duration, parse_ports, without
+from jailbridge.config.values import PortRange, parse_ban_duration, parse_duration, parse_ports
 from jailbridge.errors import ParseError
 from jailbridge.model.network import Network, parse_network, shown
 from jailbridge.model.plan import External
@@ -25,6 +24,7 @@ T = TypeVar("T")
 MOST = 10_000_000
 # sockaddr_un.sun_path has 108 bytes, the last of them NUL (unix(7)).
 MAX_SOCKET_PATH = 107
+MAX_BANNER = 500
 
 
 def _text(parse: Any, value: object, *, into: tuple[type, ...]) -> object:
@@ -71,6 +71,19 @@ def _interface(name: str) -> str:
     return name
 
 
+def _banner(banner: str) -> str:
+    # One segment of the smallest link, so that it never waits for the other side.
+    if len(banner.encode()) > MAX_BANNER:
+        raise ValueError(f"should be at most {MAX_BANNER} bytes long")
+    return banner
+
+
+def _user(name: str) -> str:
+    if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", name):
+        raise ValueError(f'should be an account\'s name, or "auto", not {shown(name)}')
+    return name
+
+
 def _some(values: tuple[T, ...]) -> tuple[T, ...]:
     if not values:
         raise ValueError("should name at least one")
@@ -89,6 +102,8 @@ Whole = Annotated[int, Strict()]
 Flag = Annotated[bool, Strict()]
 Rule = Annotated[str, AfterValidator(_rule)]
 JailName = Annotated[str, AfterValidator(_jail)]
+Banner = Annotated[str, AfterValidator(_banner)]
+UserName = Annotated[str, AfterValidator(_user)]
 InterfaceName = Annotated[str, AfterValidator(_interface)]
 DEFAULT_HISTORY = Path("/var/lib/portsentry/portsentry.history")
 DEFAULT_ALLOW_FILES = (
@@ -174,8 +189,10 @@ class SensorSettings(Section):
     exclude_udp_ports: Ports = Field(default="67,137,138,520", validate_default=True)
     trigger_ports: Whole = Field(default=3, ge=1, le=1024)
     trigger_window: Duration = timedelta(seconds=60)
+    ack_scans: Flag = False
     resolve_names: Flag = False
-    banner: str = ""
+    banner: Banner = ""
+    user: UserName = "auto"
 
 
 class HistorySettings(Section):
@@ -347,53 +364,3 @@ class Settings(Section):
         if not isinstance(path, str | Path) or not Path(path).is_absolute():
             path = DEFAULT_HISTORY
         return {**data, "tail": [{"path": path}]}
-
-
-def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Yield (key, problem) for settings that are possible each by itself and not together."""
-    paths = [str(tail.path) for tail in settings.tail]
-    for n, path in enumerate(paths):
-        if path in paths[:n]:
-            yield f"tail.{n}.path", f"{shown(path)} is followed twice: leave one [[tail]] of it"
-    sensor = settings.sensor
-    watched = [
-        *without(sensor.tcp_ports, sensor.exclude_tcp_ports),
-        *without(sensor.udp_ports, sensor.exclude_udp_ports),
-    ]
-    if sensor.mode is not SensorMode.OFF and not watched:
-        yield "sensor.tcp_ports", 'no port is left to watch: name some, or set sensor.mode to "off"'
-
-
-def unbuilt(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Yield (key, remedy) for each setting that asks for what this release does not do."""
-    firewall = settings.stores.firewall
-    asked = [
-        (
-            "sensor.mode",
-            settings.sensor.mode in {SensorMode.CONNECT, SensorMode.KERNEL},
-            'use "stealth" or "off"',
-        ),
-        ("sensor.resolve_names", settings.sensor.resolve_names, "leave it false"),
-        ("sensor.banner", bool(settings.sensor.banner), "leave it empty"),
-        ("stores.hosts_deny.form", settings.stores.hosts_deny.form is HostsDenyForm.FILE, 'use "lines"'),
-        (
-            "stores.firewall.backend",
-            firewall.backend in {FirewallBackend.IPSET, FirewallBackend.IPTABLES},
-            'use "auto" or "nftables"',
-        ),
-        ("stores.firewall.target", firewall.target != "DROP", 'use "DROP"'),
-        ("stores.firewall.hook", firewall.hook != "first", 'use "first"'),
-        ("respond.command", bool(settings.respond.command), "leave it out"),
-        ("respond.mail.to", bool(settings.respond.mail.to), "leave it empty"),
-        ("metrics.listen", bool(settings.metrics.listen), "leave it empty"),
-    ]
-    asked += [
-        (
-            f"tail.{n}.format",
-            tail.format in {TailFormat.SYSLOG, TailFormat.KERNEL},
-            'use "auto" or a portsentry format',
-        )
-        for n, tail in enumerate(settings.tail)
-    ]
-    asked += [(f"tail.{n}.path", "*" in str(tail.path), "name the file") for n, tail in enumerate(settings.tail)]
-    yield from ((key, remedy) for key, is_asked, remedy in asked if is_asked)

@@ -1,22 +1,25 @@
 """The daemon: sensor, tailer, policy, ledger and reconciler in one process. Stopping it leaves every ban in place."""
 
 import logging
+import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 
+from jailbridge import privileges, rivals
 from jailbridge.config import Settings
-from jailbridge.config.settings import SensorMode
+from jailbridge.config.settings import HistoryDialect, SensorMode
 from jailbridge.daemon.control import ControlServer
 from jailbridge.daemon.operations import Operations, utc_now
 from jailbridge.errors import FatalError, JailBridgeError, RetryLater
 from jailbridge.history.writer import HistoryWriter
 from jailbridge.ledger import Ledger
-from jailbridge.model.event import TailPosition
+from jailbridge.model.event import Protocol, Report, TailPosition
 from jailbridge.model.network import Address, network_text, source_network
+from jailbridge.sensor.names import Named
 from jailbridge.sensor.sensor import Sensor
 from jailbridge.tailer.follower import Follower
 from jailbridge.tailer.tailer import POLL_S, Tailer
@@ -47,26 +50,37 @@ def run(settings: Settings, *, sensor: bool) -> None:
         wake, stop = threading.Event(), Stop()
         tailer = _tailer(settings, ledger, wake)
         operations.troubles, operations.changed = tailer.troubles, wake.set
-        watched = _sensor(settings, ledger) if sensor and settings.sensor.mode is not SensorMode.OFF else None
-        with _signals(stop, wake), _started(tailer, control), _sensing(watched, stop, wake):
+        senses = sensor and settings.sensor.mode is not SensorMode.OFF
+        with ExitStack() as stack:
+            stack.enter_context(_signals(stop, wake))
+            writer = _history(settings) if senses else None
+            watched = stack.enter_context(_sensor(settings, ledger)) if senses else None
+            stack.enter_context(_started(tailer, control))
+            if watched is not None and writer is not None:
+                report = stack.enter_context(_named(settings, writer))
+                stack.enter_context(_sensing(watched, report, stop, wake))
             stores = ",".join(operations.controller.stores)
-            log.info("running sensor=%s stores=%s", "on" if watched else "off", stores)
+            log.info("running sensor=%s stores=%s", settings.sensor.mode if senses else "off", stores)
             Engine(operations, tailer, watched).loop(stop, wake)
     if stop.error is not None:
         raise stop.error
 
 
 def run_sensor(settings: Settings) -> None:
-    """Run the sensor alone until SIGTERM or SIGINT. Raises FatalError."""
+    """Run the sensor alone until SIGTERM or SIGINT, without privileges once its sockets are open. Raises FatalError."""
     if settings.sensor.mode is SensorMode.OFF:
         raise FatalError('sensor.mode is "off": set it to "stealth" to detect scans')
-    stop, wake = Stop(), threading.Event()
-    writer = HistoryWriter(settings.history)
-    watched = Sensor(settings.sensor, settings.policy.ipv6_prefix, writer.report)
-    with _signals(stop, wake), _sensing(watched, stop, wake):
-        stop.event.wait()
-    if stop.error is not None:
-        raise stop.error
+    stop = Stop()
+    account = privileges.account(settings.sensor.user)
+    with _signals(stop, threading.Event()):
+        writer = _history(settings)
+        if account is not None and os.geteuid() == 0:
+            writer.hand_over(account.uid, account.gid)
+        with _sensor(settings) as sensor:
+            privileges.drop(account)
+            writer.check()
+            with _named(settings, writer) as report:
+                sensor.run(stop.event, report)
 
 
 class Engine:
@@ -151,12 +165,30 @@ def _tailer(settings: Settings, ledger: Ledger, wake: threading.Event) -> Tailer
     return Tailer(followers, watch={tail.path: tail.watch for tail in settings.tail}, wake=wake.set)
 
 
-def _sensor(settings: Settings, ledger: Ledger) -> Sensor:
-    def is_banned(address: Address) -> bool:
-        return ledger.covering(source_network(address, address.max_prefixlen)) is not None
-
+def _history(settings: Settings) -> HistoryWriter:
+    """Return the writer of the history, claimed for us alone. Raises FatalError beside another detector."""
+    rivals.refuse()
     writer = HistoryWriter(settings.history)
-    return Sensor(settings.sensor, settings.policy.ipv6_prefix, writer.report, is_banned)
+    writer.claim(tuple(Protocol))
+    return writer
+
+
+@contextmanager
+def _named(settings: Settings, writer: HistoryWriter) -> Iterator[Callable[[Sequence[Report]], int]]:
+    if not settings.sensor.resolve_names:
+        yield writer.report
+        return
+    with closing(Named(writer.report, needs_name=writer.has_line)) as named:
+        yield named.report
+
+
+def _sensor(settings: Settings, ledger: Ledger | None = None) -> Sensor:
+    def is_banned(address: Address) -> bool:
+        return ledger is not None and ledger.covering(source_network(address, address.max_prefixlen)) is not None
+
+    # Only the 2.x dialect has a line for each port.
+    every_port = settings.history.dialect is HistoryDialect.PORTSENTRY_2
+    return Sensor(settings.sensor, settings.policy.ipv6_prefix, is_banned, every_port=every_port)
 
 
 @contextmanager
@@ -186,17 +218,19 @@ def _started(tailer: Tailer, control: ControlServer) -> Iterator[None]:
 
 
 @contextmanager
-def _sensing(sensor: Sensor | None, stop: Stop, wake: threading.Event) -> Iterator[None]:
+def _sensing(
+    sensor: Sensor, report: Callable[[Sequence[Report]], int], stop: Stop, wake: threading.Event
+) -> Iterator[None]:
     """Run the sensor in a thread; when it dies the whole daemon ends, loudly."""
-    if sensor is None:
-        yield
-        return
 
     def sense() -> None:
         try:
-            sensor.run(stop.event)
+            sensor.run(stop.event, report)
         except JailBridgeError as error:
             stop.error = error
+        finally:
+            if stop.error is None and not stop.event.is_set():
+                stop.error = FatalError("the sensor broke down: please report the trace above")
             stop.event.set()
             wake.set()
 

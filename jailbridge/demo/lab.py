@@ -130,6 +130,8 @@ class Lab:
 
     def __enter__(self) -> Self:
         try:
+            # The sensor reaches its history as an unprivileged user.
+            self.folder.chmod(0o755)
             self.disk.mkdir()
             text = _CONFIG.format(
                 disk=self.disk,

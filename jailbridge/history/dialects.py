@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from jailbridge.errors import ParseError
-from jailbridge.model.event import Dialect, Kind, Protocol, ScanEvent
+from jailbridge.model.event import Dialect, Kind, Protocol, ScanEvent, TcpFlags
 from jailbridge.model.network import parse_address
 
 # Wider than what glibc's resolver lets through (res_hnok); NI_MAXHOST bounds it.
@@ -23,7 +23,8 @@ _NAME = rb"[^\x00-\x20\x7f]{1,1025}"
 # With a zone: an interface's name.
 _ADDRESS = rb"[0-9A-Fa-f:.]{2,45}(?:%[0-9A-Za-z._-]{1,15})?"
 _PORT = rb"[1-9]\d{0,4}"
-_FLAGS = rb"SYN: [01] FIN: [01] ACK: [01] PSH: [01] URG: [01] RST: [01]"
+_FLAG_ORDER = (TcpFlags.SYN, TcpFlags.FIN, TcpFlags.ACK, TcpFlags.PSH, TcpFlags.URG, TcpFlags.RST)
+_FLAGS = b" ".join(rb"%b: [01]" % str(flag.name).encode() for flag in _FLAG_ORDER)
 _LINE_1 = re.compile(
     rb"(?P<epoch>[1-9]\d{9}) - \d\d/\d\d/\d{4} \d\d:\d\d:\d\d "
     rb"Host: %(name)b/(?P<address>%(address)b) Port: (?P<port>%(port)b) (?P<protocol>TCP|UDP) Blocked"
@@ -34,7 +35,7 @@ _LINE_2 = re.compile(
     rb"Scan from: \[(?P<address>%(address)b)\] \(%(name)b\) "
     rb"protocol: \[(?P<protocol>TCP|UDP)\] port: \[(?P<port>%(port)b)\] "
     rb"type: \[(?P<type>Connect|UDP|TCP (?:SYN/Normal|FIN|NULL|XMAS) scan|Unknown Type: TCP Packet Flags: %(flags)b)\] "
-    rb"IP opts: \[(?:set|not set|unknown)\] ignored: \[(?P<ignored>true|false|unset)\] "
+    rb"IP opts: \[(?P<options>set|not set|unknown)\] ignored: \[(?P<ignored>true|false|unset)\] "
     rb"triggered: \[(?P<triggered>true|false|unset)\] "
     rb"noblock: \[(?:true|false|unset)\] blocked: \[(?:true|false|unset)\]"
     % {b"name": _NAME, b"address": _ADDRESS, b"port": _PORT, b"flags": _FLAGS}
@@ -48,10 +49,13 @@ _TYPES = {
     "UDP": Kind.UDP,
 }
 _TYPE_TEXT = {kind: text for text, kind in _TYPES.items()}
-# Our events keep no flags: none is set here, which PortSentry would have called NULL.
-_UNKNOWN_TYPE = "Unknown Type: TCP Packet Flags: SYN: 0 FIN: 0 ACK: 0 PSH: 0 URG: 0 RST: 0"
+_UNKNOWN_TYPE = "Unknown Type: TCP Packet Flags: "
 _TRUTH = {"true": True, "false": False, "unset": None}
 _TRUTH_TEXT = {value: text for text, value in _TRUTH.items()}
+_OPTIONS = {"set": True, "not set": False, "unknown": None}
+_OPTIONS_TEXT = {value: text for text, value in _OPTIONS.items()}
+# The longest name of a host (RFC 1035, 2.3.4), in what its name may hold (RFC 952) and the underscore that is met.
+_WRITTEN_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")
 
 
 def parse(line: bytes, only: Dialect | None = None) -> tuple[ScanEvent, Dialect]:
@@ -67,29 +71,80 @@ def parse(line: bytes, only: Dialect | None = None) -> tuple[ScanEvent, Dialect]
     raise ParseError(f"not a line of PortSentry's history ({only or 'either'} dialect)")
 
 
-def format_1(event: ScanEvent, local: datetime) -> str:
-    """Return the 1.2 line (without newline) of an event; `local` is its time in the zone that the date shows."""
-    seconds = int(event.time.timestamp())
-    return (
-        f"{seconds} - {local:%m/%d/%Y %H:%M:%S} Host: {event.address}/{event.address} "
-        f"Port: {event.port} {event.protocol.upper()} Blocked"
-    )
+def format_1(event: ScanEvent, local: datetime, name: str = "") -> str:
+    """Return the 1.2 line (without newline) of an event; `local` is its time in the zone that the date shows.
+
+    `name` is its source's name in the DNS; the address stands in its place where there is none, or what is no name.
+    """
+    return line_1(event, stamp_1(local), str(event.address), name)
 
 
-def format_2(event: ScanEvent, local: datetime) -> str:
+def format_2(
+    event: ScanEvent, local: datetime, *, name: str = "", noblock: bool | None = True, blocked: bool | None = False
+) -> str:
     """Return the 2.x line (without newline) of an event; `local` is its time in the zone that the line shows.
 
-    Our sensor does not block by itself: noblock is true and blocked false, as PortSentry writes with BLOCK_* at 0.
+    `name` as in `format_1`. `noblock` and `blocked` are unset where None, and where the event has not triggered: then
+    PortSentry has not come to decide on them. As they stand here, they say what PortSentry says with BLOCK_* at 0.
     """
-    kind = _TYPE_TEXT.get(event.kind, _UNKNOWN_TYPE)
-    decided = "true" if event.triggered else "unset"
+    return line_2(event, stamp_2(local), str(event.address), name, noblock=noblock, blocked=blocked)
+
+
+def stamp_1(local: datetime) -> str:
+    """Return what a 1.2 line shows of a time before `Host:`; it is the same throughout a second."""
+    return f"{int(local.timestamp())} - {local:%m/%d/%Y %H:%M:%S}"
+
+
+def stamp_2(local: datetime) -> tuple[str, str]:
+    """Return what a 2.x line shows of a time before and after the milliseconds; it is the same throughout a second."""
+    return f"{local:%Y-%m-%dT%H:%M:%S}", f"{local:%z}"
+
+
+def line_1(event: ScanEvent, stamp: str, address: str, name: str = "") -> str:
+    """Return what `format_1` does, of a time and an address already made text: in a storm that is most of the work."""
+    return f"{stamp} Host: {shown_name(name, address)}/{address} Port: {event.port} {event.protocol.upper()} Blocked"
+
+
+def line_2(
+    event: ScanEvent,
+    stamp: tuple[str, str],
+    address: str,
+    name: str = "",
+    *,
+    noblock: bool | None = True,
+    blocked: bool | None = False,
+) -> str:
+    """Return what `format_2` does, of a time and an address already made text."""
+    kind = _TYPE_TEXT.get(event.kind) or _unknown_type(event.flags or TcpFlags(0))
+    if not event.triggered:
+        noblock = blocked = None
     return (
-        f"{local:%Y-%m-%dT%H:%M:%S}.{local.microsecond // 1000:03d}{local:%z} "
-        f"Scan from: [{event.address}] ({event.address}) protocol: [{event.protocol.upper()}] port: [{event.port}] "
-        f"type: [{kind}] IP opts: [unknown] ignored: [{_TRUTH_TEXT[event.ignored]}] "
+        f"{stamp[0]}.{event.time.microsecond // 1000:03d}{stamp[1]} "
+        f"Scan from: [{address}] ({shown_name(name, address)}) "
+        f"protocol: [{event.protocol.upper()}] port: [{event.port}] "
+        f"type: [{kind}] IP opts: [{_OPTIONS_TEXT[event.ip_options]}] ignored: [{_TRUTH_TEXT[event.ignored]}] "
         f"triggered: [{_TRUTH_TEXT[event.triggered]}] "
-        f"noblock: [{decided}] blocked: [{'false' if event.triggered else 'unset'}]"
+        f"noblock: [{_TRUTH_TEXT[noblock]}] blocked: [{_TRUTH_TEXT[blocked]}]"
     )
+
+
+def shown_name(name: str, address: str) -> str:
+    """Return what is written as a source's name: its address, unless it has a plain name."""
+    # Whoever has looked it up: nothing that could end a line or begin another record is ever written.
+    return name if name and _WRITTEN_NAME.fullmatch(name) else address
+
+
+def _unknown_type(flags: TcpFlags) -> str:
+    return _UNKNOWN_TYPE + " ".join(f"{flag.name}: {int(flag in flags)}" for flag in _FLAG_ORDER)
+
+
+def _kind_and_flags(text: str) -> tuple[Kind, TcpFlags | None]:
+    if text in _TYPES:
+        return _TYPES[text], None
+    bits = zip(_FLAG_ORDER, text.removeprefix(_UNKNOWN_TYPE).split(" ")[1::2], strict=True)
+    flags = TcpFlags(sum(flag for flag, bit in bits if bit == "1"))
+    # None set is what stands for flags that were not seen: had they been seen, the type would be NULL.
+    return (Kind.ACK if flags == TcpFlags.ACK else Kind.OTHER), flags or None
 
 
 def _fields(match: re.Match[bytes]) -> dict[str, str]:
@@ -111,14 +166,17 @@ def _event_2(fields: Mapping[str, str]) -> ScanEvent:
         time = datetime.strptime(fields["time"], "%Y-%m-%dT%H:%M:%S.%f%z").astimezone(UTC)
     except (ValueError, OverflowError):
         raise ParseError("not a time") from None
+    kind, flags = _kind_and_flags(fields["type"])
     return ScanEvent(
         time=time,
         address=parse_address(fields["address"]),
         port=_port(fields["port"]),
         protocol=Protocol(fields["protocol"].lower()),
-        kind=_TYPES.get(fields["type"], Kind.OTHER),
+        kind=kind,
         ignored=_TRUTH[fields["ignored"]],
         triggered=_TRUTH[fields["triggered"]],
+        flags=flags,
+        ip_options=_OPTIONS[fields["options"]],
     )
 
 

@@ -1,64 +1,67 @@
-"""Appends scan events to the history file. Knows files; the form of a line is the dialects' business."""
+"""Writes what the sensor reports into the history, in the dialect that the settings name."""
 
-import errno
-import os
-import stat
-import threading
-from pathlib import Path
+from collections.abc import Collection, Sequence
+from socket import AF_INET, AF_INET6, inet_ntop
 
 from jailbridge.config.settings import HistoryDialect, HistorySettings
 from jailbridge.errors import RetryLater
-from jailbridge.history.dialects import format_1, format_2
-from jailbridge.model.event import ScanEvent
-
-# Readable by a group (adm, by the folder's or an admin's choice), by nobody else: it names those who probed us.
-MODE = 0o640
-# As PortSentry's own package makes it.
-FOLDER_MODE = 0o755
-_REMEDY = "set history.path to the file itself"
+from jailbridge.history.dialects import line_1, line_2, stamp_1, stamp_2
+from jailbridge.history.file import HistoryFile
+from jailbridge.model.event import Protocol, Report
 
 
 class HistoryWriter:
-    """Appends one line at a time, each in one write; follows a rotation by name. Safe to use from several threads."""
+    """Appends reports to the history. Safe to use from several threads."""
 
     def __init__(self, settings: HistorySettings) -> None:
-        self._path: Path = settings.path
-        self._dialect = settings.dialect
-        self._lock = threading.Lock()
+        self._file = HistoryFile(settings.path)
+        self._has_all = settings.dialect is HistoryDialect.PORTSENTRY_2
 
-    def report(self, event: ScanEvent, newly_triggered: bool) -> None:
-        """Append what the dialect writes of this event: 1.2 a source's trigger only, 2.x each. Raises RetryLater."""
-        local = event.time.astimezone()
-        if self._dialect is HistoryDialect.PORTSENTRY_2:
-            self._append(format_2(event, local))
-        elif newly_triggered:
-            self._append(format_1(event, local))
+    def has_line(self, report: Report) -> bool:
+        """Tell whether the dialect has a line for this report: 1.2 for a source's trigger only, 2.x for each."""
+        return self._has_all or report.newly_triggered
 
-    def _append(self, line: str) -> None:
+    def report(self, batch: Sequence[Report]) -> int:
+        """Append the lines of a batch; return how many of its reports are dealt with, from its beginning.
+
+        Those that have no line are, as soon as all before them are. Raises RetryLater when the first one is not.
+        """
+        written = [n for n, report in enumerate(batch) if self.has_line(report)]
         try:
-            with self._lock:
-                # Opened anew for each line: a sensor writes few, and a rotated file is never written by mistake.
-                descriptor = self._open()
-                try:
-                    status = os.fstat(descriptor)
-                    if not stat.S_ISREG(status.st_mode):
-                        raise RetryLater(f"history {self._path} cannot be written: is not a regular file: {_REMEDY}")
-                    size = status.st_size
-                    torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-                    data = f"{chr(10) if torn else ''}{line}\n".encode("ascii")
-                    if os.write(descriptor, data) != len(data):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                finally:
-                    os.close(descriptor)
-        except OSError as error:
-            # What O_NOFOLLOW says of a symbolic link (open(2)).
-            reason = f"is a symbolic link: {_REMEDY}" if error.errno == errno.ELOOP else error.strerror
-            raise RetryLater(f"history {self._path} cannot be written: {reason}") from None
+            done = self._file.append(self._lines([batch[n] for n in written]))
+        except RetryLater:
+            if written[0] == 0:
+                raise
+            done = 0
+        return written[done] if done < len(written) else len(batch)
 
-    def _open(self) -> int:
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
-            return os.open(self._path, flags, MODE)
-        except FileNotFoundError:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
-            return os.open(self._path, flags, MODE)
+    def claim(self, protocols: Collection[Protocol]) -> None:
+        """As `HistoryFile.claim`."""
+        self._file.claim(protocols)
+
+    def hand_over(self, uid: int, gid: int) -> None:
+        """As `HistoryFile.hand_over`."""
+        self._file.hand_over(uid, gid)
+
+    def check(self) -> None:
+        """As `HistoryFile.check`."""
+        self._file.check()
+
+    def close(self) -> None:
+        """As `HistoryFile.close`."""
+        self._file.close()
+
+    def _lines(self, reports: Sequence[Report]) -> list[str]:
+        lines, time, stamps = [], None, ("", ("", ""))
+        for event, _, name in reports:
+            # A batch has one time, and to make its text costs as much as all the rest.
+            if event.time != time:
+                time, local = event.time, event.time.astimezone()
+                stamps = stamp_1(local), stamp_2(local)
+            # As PortSentry makes it, and far quicker than str() of an IPv6 address.
+            address = inet_ntop(AF_INET if event.address.version == 4 else AF_INET6, event.address.packed)
+            if self._has_all:
+                lines.append(line_2(event, stamps[1], address, name))
+            else:
+                lines.append(line_1(event, stamps[0], address, name))
+        return lines

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
+from enum import IntFlag, StrEnum
+from typing import NamedTuple
 
 from jailbridge.model.network import Address
 
@@ -28,6 +29,22 @@ class Kind(StrEnum):
     UNKNOWN = "unknown"
 
 
+class TcpFlags(IntFlag):
+    """The flags of a TCP header that tell one kind of scan from another (RFC 9293, 3.1)."""
+
+    FIN = 0x01
+    SYN = 0x02
+    RST = 0x04
+    PSH = 0x08
+    ACK = 0x10
+    URG = 0x20
+
+    @property
+    def letters(self) -> str:
+        """The first letter of each flag that is set, as `FPU`; `-` for none."""
+        return "".join(flag.name[0] for flag in TcpFlags if flag in self and flag.name) or "-"
+
+
 class Dialect(StrEnum):
     """Who writes lines of this form."""
 
@@ -46,7 +63,11 @@ class Evidence(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanEvent:
-    """One probe of one port. `ignored` and `triggered` are None where the dialect does not say."""
+    """One probe of one port. `ignored` and `triggered` are None where the dialect does not say.
+
+    `flags` are those of the TCP packet, None where none was seen; `ip_options` tells whether its IP header had
+    options, None where that is not known (IPv6, connections).
+    """
 
     time: datetime
     address: Address
@@ -55,6 +76,19 @@ class ScanEvent:
     kind: Kind
     ignored: bool | None = None
     triggered: bool | None = None
+    flags: TcpFlags | None = None
+    ip_options: bool | None = None
+
+
+class Report(NamedTuple):
+    """What the sensor tells: an event, and whether it has newly made its source a scanner.
+
+    `name` is the source's name in the DNS, "" where nobody asked: the source's owner chooses it.
+    """
+
+    event: ScanEvent
+    newly_triggered: bool
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 Counts distinct (port, protocol) pairs of each source network in a sliding window. Knows no packets, no bans,
 no policy. Senders can forge sources and fill any table: every one here has a maximum, and what was not seen
-for the longest goes first.
+for the longest goes first. Addresses are whole numbers beside their IP version: this runs for every packet.
 """
 
 from collections import OrderedDict
@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from jailbridge.model.event import Protocol
-from jailbridge.model.network import Address, Network
+from jailbridge.model.network import Network
 
-_Port: TypeAlias = tuple[int, Protocol]
-_Key: TypeAlias = tuple[int, int]
-"""IP version and the leading bits of the source's network."""
+_Port: TypeAlias = int
+"""The port's number, 65536 added for UDP."""
+_Key: TypeAlias = int
+"""The leading bits of the source's network; those of IPv6 lie above every IPv4 address."""
+_IPV6 = 1 << 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,17 @@ class Sighting:
     newly_triggered: bool
 
 
+# Made once, found by [new][triggered][newly_triggered].
+_SIGHTINGS = [
+    [
+        [Sighting(new=new, triggered=triggered, newly_triggered=newly) for newly in (False, True)]
+        for triggered in (False, True)
+    ]
+    for new in (False, True)
+]
+_QUIET = Sighting(new=False, triggered=True, newly_triggered=False)
+
+
 @dataclass(slots=True)
 class _Source:
     ports: dict[_Port, float] = field(default_factory=dict)  # when last seen, oldest first
@@ -40,6 +53,10 @@ class _Source:
 
 class Detector:
     """The window over all sources. Not thread-safe.
+
+    Without `every_port` only `newly_triggered` is asked for, `new` and `triggered` may be False when they are not:
+    then the latest ports up to the trigger are all that is kept, and a source costs next to nothing for a window after
+    it was reported.
 
     At most `max_sources` sources, `max_ports` ports of one (never fewer than the trigger takes) and
     `max_sightings` ports of all together are remembered: some 50 MB at the defaults.
@@ -51,15 +68,18 @@ class Detector:
         trigger_window_s: float,
         ipv6_prefix: int,
         *,
+        every_port: bool = True,
         max_sources: int = 65536,
         max_ports: int = 1024,
         max_sightings: int = 262144,
     ) -> None:
         self._trigger_ports = trigger_ports
         self._window_s = trigger_window_s
-        self._size = {4: 32, 6: ipv6_prefix}
+        self._ipv6_prefix = ipv6_prefix
+        self._ipv6_shift = 128 - ipv6_prefix
         self._max_sources = max_sources
-        self._max_ports = max(max_ports, trigger_ports)
+        self._every_port = every_port
+        self._max_ports = max(max_ports, trigger_ports) if every_port else trigger_ports
         self._max_sightings = max(max_sightings, self._max_ports)
         self._sources: OrderedDict[_Key, _Source] = OrderedDict()
         self._sightings = 0
@@ -74,62 +94,60 @@ class Detector:
         """How many ports of all sources together are remembered."""
         return self._sightings
 
-    def see(self, address: Address, port: int, protocol: Protocol, now: float) -> Sighting:
+    def see(self, version: int, source: int, port: int, protocol: Protocol, now: float) -> Sighting:
         """Take in one probe; `now` never goes back."""
-        source = self._source(address)
-        source.seen = now
-        new = self._note(source, (port, protocol), now)
+        key = self._key(version, source)
+        entry = self._sources.get(key)
+        if entry is None:
+            entry = self._sources[key] = _Source()
+        quiet = entry.reported is not None and now - entry.reported < self._window_s
+        if quiet and not self._every_port:
+            return _QUIET
+        self._sources.move_to_end(key)
+        entry.seen = now
+        new = self._note(entry, _port(port, protocol), now)
         self._evict(now)
-        quiet = source.reported is not None and now - source.reported < self._window_s
-        reached = len(source.ports) >= self._trigger_ports
+        reached = len(entry.ports) >= self._trigger_ports
         newly = reached and not quiet
         if newly:
-            source.reported = now
-        return Sighting(new=new, triggered=reached or quiet, newly_triggered=newly)
+            entry.reported = now
+        return _SIGHTINGS[new][reached or quiet][newly]
 
-    def take_back(self, address: Address, port: int, protocol: Protocol, sighting: Sighting) -> None:
+    def take_back(self, version: int, source: int, port: int, protocol: Protocol, sighting: Sighting) -> None:
         """Undo a sighting that could not be reported: the next probe of that port says the same again."""
-        source = self._sources.get(self._key(address))
-        if source is None:
+        entry = self._sources.get(self._key(version, source))
+        if entry is None:
             return
-        if sighting.new and source.ports.pop((port, protocol), None) is not None:
+        if sighting.new and entry.ports.pop(_port(port, protocol), None) is not None:
             self._sightings -= 1
         if sighting.newly_triggered:
-            source.reported = None
+            entry.reported = None
 
     def forget(self, network: Network) -> None:
         """Forget every source inside `network`, or the one that it is a part of."""
-        version, size = network.version, self._size[network.version]
+        size = 32 if network.version == 4 else self._ipv6_prefix
+        start = self._key(network.version, int(network.network_address))
         if network.prefixlen >= size:
-            self._drop(self._key(network.network_address))
+            self._drop(start)
             return
         shift = size - network.prefixlen
-        start = self._key(network.network_address)[1] >> shift
-        for key in [key for key in self._sources if key[0] == version and key[1] >> shift == start]:
+        # The mark of IPv6 lies above what is shifted away.
+        for key in [key for key in self._sources if key >> shift == start >> shift]:
             self._drop(key)
 
-    def _key(self, address: Address) -> _Key:
-        # The same network as model.network.source_network, far cheaper: this runs for every packet.
-        return address.version, int(address) >> address.max_prefixlen - self._size[address.version]
-
-    def _source(self, address: Address) -> _Source:
-        key = self._key(address)
-        source = self._sources.get(key)
-        if source is None:
-            source = self._sources[key] = _Source()
-        else:
-            self._sources.move_to_end(key)
-        return source
+    def _key(self, version: int, source: int) -> _Key:
+        # The same network as model.network.source_network, far cheaper.
+        return source if version == 4 else source >> self._ipv6_shift | _IPV6
 
     def _note(self, source: _Source, port: _Port, now: float) -> bool:
-        before = len(source.ports)
-        while source.ports and now - source.ports[oldest := next(iter(source.ports))] >= self._window_s:
-            del source.ports[oldest]
-        new = source.ports.pop(port, None) is None
-        source.ports[port] = now
-        if len(source.ports) > self._max_ports:
-            del source.ports[next(iter(source.ports))]
-        self._sightings += len(source.ports) - before
+        ports, before = source.ports, len(source.ports)
+        while ports and now - ports[oldest := next(iter(ports))] >= self._window_s:
+            del ports[oldest]
+        new = ports.pop(port, None) is None
+        ports[port] = now
+        if len(ports) > self._max_ports:
+            del ports[next(iter(ports))]
+        self._sightings += len(ports) - before
         return new
 
     def _evict(self, now: float) -> None:
@@ -144,3 +162,7 @@ class Detector:
         source = self._sources.pop(key, None)
         if source is not None:
             self._sightings -= len(source.ports)
+
+
+def _port(port: int, protocol: Protocol) -> _Port:
+    return port if protocol is Protocol.TCP else port + 65536

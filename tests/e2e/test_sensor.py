@@ -3,11 +3,13 @@
 import json
 import os
 import queue
+import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -25,7 +27,7 @@ import json, logging, os, sys, threading
 from jailbridge.config.settings import SensorSettings
 from jailbridge.errors import FatalError, RetryLater
 from jailbridge.model.network import parse_network
-from jailbridge.sensor import Sensor
+from jailbridge.sensor.sensor import Sensor
 
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 switches = {"full": False, "banned": False}
@@ -33,13 +35,16 @@ switches = {"full": False, "banned": False}
 def say(**what):
     print(json.dumps(what), flush=True)
 
-def report(event, newly):
+def report(batch):
     if switches["full"]:
         raise RetryLater("disk full")
-    say(address=str(event.address), port=event.port, protocol=event.protocol, kind=event.kind,
-        triggered=event.triggered, newly=newly)
+    for event, newly, _ in batch:
+        say(address=str(event.address), port=event.port, protocol=event.protocol, kind=event.kind,
+            triggered=event.triggered, newly=newly, options=event.ip_options,
+            flags=None if event.flags is None else event.flags.letters)
+    return len(batch)
 
-sensor = Sensor(SensorSettings(**json.loads(sys.argv[1])), 64, report, lambda _: switches["banned"])
+sensor = Sensor(SensorSettings(**json.loads(sys.argv[1])), 64, lambda _: switches["banned"])
 stop = threading.Event()
 
 def obey():
@@ -56,7 +61,8 @@ def obey():
 
 threading.Thread(target=obey, daemon=True).start()
 try:
-    sensor.run(stop)
+    with sensor:
+        sensor.run(stop, report)
 except FatalError as error:
     sys.exit(str(error))
 times = os.times()
@@ -64,30 +70,37 @@ say(stopped=not sensor.ready.is_set(), cpu_s=times.user + times.system)
 """
 
 CAPTURE = """
-import json, socket, sys
-from jailbridge.sensor.capture import Capture
-from jailbridge.sensor.packet import parse
+import json, socket, sys, threading
+from jailbridge.sensor.stealth import Stealth
 
-seen = []
-with Capture(json.loads(sys.argv[1]), [], [(1, 1023)]) as capture:
+seen, stop = [], threading.Event()
+def take(probes, now):
+    seen.extend(probe.port for probe in probes)
+    if 502 in seen:
+        stop.set()
+
+with Stealth([], [(1, 1023)], interfaces=json.loads(sys.argv[1]), skip_own=False) as stealth:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.sendto(b"x", ("127.0.0.1", 7))
+        sock.sendto(b"x", ("192.0.2.1", 7))
     print(json.dumps({"ready": True}), flush=True)
-    while packets := capture.packets(0 if 501 in seen else None):
-        seen += [parse(packet).port for packet in packets]
+    stealth.run(stop, take)
 print(json.dumps({"seen": sorted(seen)}))
 """
 
 FLOOD = """
 import logging, socket
+from contextlib import closing
+from jailbridge.sensor import bpf
 from jailbridge.sensor.capture import Capture
 
 logging.basicConfig(format="%(levelname)s %(message)s")
-with Capture(["lo"], [], [(7, 7)], buffer_bytes=4096) as capture:
+program = bpf.program(bpf.Watched(tcp=[], udp=[(7, 7)]))
+with closing(Capture(program, frames=256)) as capture:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for _ in range(1000):
             sock.sendto(b"x", ("127.0.0.1", 7))
-    print(capture.count_drops(), capture.count_drops(), capture.dropped, len(capture.packets(0)))
+    kept = sum(len(batch) for batch in capture.batches())
+    print(capture.count_drops(), capture.count_drops(), capture.dropped, kept)
 """
 
 SERVICE = """
@@ -126,6 +139,26 @@ def send_udp(address: str, port: int, *, source: str = OTHER_4, namespace: str =
     )
     done = inside(namespace, sys.executable, "-c", script, source, address, str(port))
     assert done.returncode == 0, done.stderr
+
+
+def send_frames(*frames: bytes, ethertype: int = 0x86DD) -> None:
+    """Send frames as they are from the peer's link to the host's; each begins after the Ethernet header."""
+    link = json.loads(inside(HOST, "ip", "-json", "link", "show", "veth0").stdout)[0]["address"]
+    script = (
+        "import socket, sys\n"
+        "to = ('veth0', int(sys.argv[2]), 0, 0, bytes.fromhex(sys.argv[1].replace(':', '')))\n"
+        "with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as sock:\n"
+        "    for frame in sys.argv[3:]:\n"
+        "        sock.sendto(bytes.fromhex(frame), to)\n"
+    )
+    done = inside(PEER, sys.executable, "-c", script, link, str(ethertype), *(frame.hex() for frame in frames))
+    assert done.returncode == 0, done.stderr
+
+
+def ipv6_udp(source: str, port: int, *, extensions: bytes = b"", following: int = 17) -> bytes:
+    payload = extensions + struct.pack("!HHHH", 9999, port, 8, 0)
+    head = struct.pack("!IHBB", 6 << 28, len(payload), following, 64)
+    return head + ip_address(source).packed + ip_address(HOST_6).packed + payload
 
 
 class Program:
@@ -330,19 +363,120 @@ def test_broadcast_multicast_foreign_destinations_and_own_packets_never_count(wa
 
 def test_a_forged_ipv6_source_that_reads_as_an_ipv4_address_is_not_reported(watch: Callable[..., Watch]) -> None:
     sensor = watch()
-    link = json.loads(inside(HOST, "ip", "-json", "link", "show", "veth0").stdout)[0]["address"]
+    send_frames(ipv6_udp("::ffff:192.0.2.77", 11), ipv6_udp("2001:db8::77", 12))
+    assert [(event["address"], event["port"]) for event in sensor.events()] == [("2001:db8::77", 12)]
+
+
+def test_behind_ipv6_extension_headers_only_watched_ports_count(watch: Callable[..., Watch]) -> None:
+    sensor = watch(udp_ports="1-100,1001-1023", tcp_ports="")
+    padding = bytes([0, 1, 4, 0, 0, 0, 0, 0])  # PadN, and the next header's number first
+    for following in (17, 60):
+        chain = bytes([following]) + bytes([0]) + padding[2:]
+        if following == 60:
+            chain += bytes([17, 1]) + bytes([1, 12]) + bytes(12)
+        send_frames(*(ipv6_udp(PEER_6, port, extensions=chain, following=0) for port in (following, 500)))
+    assert sensor.ports() == [17, 60]
+
+
+def test_a_frame_with_a_vlan_tag_of_nobody_here_does_not_count(watch: Callable[..., Watch]) -> None:
+    sensor = watch()
+    tag = struct.pack("!HH", 10, 0x86DD)
+    send_frames(tag + ipv6_udp(PEER_6, 11), ethertype=0x8100)
+    send_frames(ipv6_udp(PEER_6, 12))
+    assert sensor.ports() == [12]
+
+
+def test_ip_options_and_odd_flags_are_told(watch: Callable[..., Watch]) -> None:
+    sensor = watch()
+    nmap("-sS", "--ip-options", "R", "-p", "11", HOST_4)
+    nmap("-sS", "--scanflags", "SYNFIN", "-p", "12", HOST_4)
+    nmap("-sU", "-p", "13", HOST_4)
+    told = [(event["port"], event["kind"], event["options"], event["flags"]) for event in sensor.events()]
+    assert told == [(11, "syn", True, "S"), (12, "other", False, "FS"), (13, "udp", False, "-")]
+
+
+@pytest.mark.parametrize(("scan", "kind", "flags"), [("-sA", "ack", "A"), ("-sW", "ack", "A"), ("-sM", "other", "FA")])
+def test_ack_window_and_maimon_scans_are_seen_where_asked_for(
+    watch: Callable[..., Watch], scan: str, kind: str, flags: str
+) -> None:
+    sensor = watch(ack_scans=True, tcp_ports="1-65535")
+    nmap(scan, "-p", "11,15,79,45000", HOST_4)  # 45000: there the host's own connections begin
+    events = sensor.events()
+    assert sorted(event["port"] for event in events) == [11, 15, 79]
+    assert {(event["kind"], event["flags"]) for event in events} == {(kind, flags)}
+    assert [event["newly"] for event in events] == [False, False, True]
+
+
+def test_connections_and_live_services_are_no_ack_scans(
+    watch: Callable[..., Watch], start: Callable[..., Program]
+) -> None:
+    sensor = watch(ack_scans=True)
+    service = start(SERVICE)
+    nmap("-sA", "-p", "80", HOST_4)
     script = (
         "import socket, sys\n"
-        "from ipaddress import ip_address\n"
-        "to = ('veth0', 0x86DD, 0, 0, bytes.fromhex(sys.argv[1].replace(':', '')))\n"
-        "with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as sock:\n"
-        "    for port, source in ((11, '::ffff:192.0.2.77'), (12, '2001:db8::77')):\n"
-        "        head = bytes([0x60, 0, 0, 0, 0, 8, 17, 64]) + ip_address(source).packed\n"
-        "        head += ip_address(sys.argv[2]).packed\n"
-        "        sock.sendto(head + bytes([9, 9, 0, port, 0, 8, 0, 0]), to)\n"
+        f"peer = socket.create_connection(('{HOST_4}', 80), 5)\n"
+        "print(peer.recv(9), flush=True)\n"
+        "sys.stdin.readline()\n"
+        "peer.sendall(b'more')\n"
     )
-    assert inside(PEER, sys.executable, "-c", script, link, HOST_6).returncode == 0
-    assert [(event["address"], event["port"]) for event in sensor.events()] == [("2001:db8::77", 12)]
+    client = subprocess.Popen(
+        ["ip", "netns", "exec", PEER, sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "b'hello'\n"
+        # The connection goes on (here: is being closed) after the service has stopped listening.
+        service.kill()
+        client.communicate("go\n", timeout=DEADLINE_S)
+    finally:
+        client.kill()
+        client.wait()
+    assert sensor.ports() == []
+
+
+def test_answers_to_the_hosts_own_questions_are_no_probes(watch: Callable[..., Watch]) -> None:
+    sensor = watch(udp_ports="1-65535")
+    script = (
+        "import socket\n"
+        "with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:\n"
+        "    sock.bind(('', 40001))\n"
+        f"    sock.sendto(b'question', ('{PEER_4}', 53))\n"
+    )
+    assert inside(HOST, sys.executable, "-c", script).returncode == 0
+    # The socket is closed already when the answers come, from the server's port and from another (TFTP).
+    send_udp(HOST_4, 40001, source=PEER_4)
+    send_udp(HOST_4, 40002, source=PEER_4)
+    send_udp(HOST_4, 40001, source=OTHER_4)
+    assert sorted((event["address"], event["port"]) for event in sensor.events()) == [(PEER_4, 40002), (OTHER_4, 40001)]
+
+
+def test_an_interface_may_vanish_and_come_again(watch: Callable[..., Watch]) -> None:
+    ip("-n", HOST, "link", "add", "veth7", "type", "veth", "peer", "name", "veth7", "netns", PEER)
+    try:
+        sensor = watch(interfaces=["veth0", "veth7"])
+        for n in (1, 2):
+            address = f"203.0.113.{n}"
+            if n == 2:
+                ip("-n", HOST, "link", "delete", "veth7")
+                ip("-n", HOST, "link", "add", "veth7", "type", "veth", "peer", "name", "veth7", "netns", PEER)
+            ip("-n", HOST, "address", "add", f"{address}/24", "dev", "veth7")
+            ip("-n", PEER, "address", "add", "203.0.113.9/24", "dev", "veth7")
+            for namespace in (HOST, PEER):
+                ip("-n", namespace, "link", "set", "veth7", "up")
+            deadline, seen = time.monotonic() + DEADLINE_S, []
+            while 20 + n not in seen:
+                assert time.monotonic() < deadline
+                send_udp(address, 20 + n, source="203.0.113.9")
+                seen = sensor.ports()
+        # Gone and back may be one event, or several.
+        told = [line for line in sensor.program.errors if "interfaces changed" in line]
+        assert told[-1] == "INFO interfaces changed watching=veth0,veth7 missing="
+    finally:
+        ip("-n", HOST, "link", "delete", "veth7")
 
 
 def test_an_address_that_the_host_gets_later_is_watched_too(watch: Callable[..., Watch]) -> None:
@@ -416,19 +550,19 @@ def cpu_s(pid: int) -> float:
 @pytest.mark.parametrize(
     ("interfaces", "expected"),
     [
-        (["all"], [7, 500, 501]),
-        (["all", "veth0"], [7, 500, 501]),
-        (["all-but-loopback"], [500, 501]),
-        (["lo", "veth0"], [7, 500, 501]),
-        (["veth0"], [500, 501]),
+        (["all"], [7, 500, 501, 502]),
+        (["all", "veth0"], [7, 500, 501, 502]),
+        (["all-but-loopback"], [500, 501, 502]),
+        (["lo", "veth0"], [7, 500, 501, 502]),
+        (["veth0"], [500, 501, 502]),
     ],
 )
 def test_each_packet_is_captured_once_on_the_interfaces_asked_for(
     start: Callable[..., Program], interfaces: list[str], expected: list[int]
 ) -> None:
     capture = start(CAPTURE, json.dumps(interfaces))
-    send_udp(HOST_4, 500)
-    send_udp(HOST_4, 501)
+    for port in (500, 501, 502):
+        send_udp(HOST_4, port)
     assert capture.next() == {"seen": expected}
 
 
@@ -437,7 +571,7 @@ def test_packets_that_the_kernel_drops_are_counted_and_logged() -> None:
     first, second, total, kept = (int(number) for number in done.stdout.split())
     assert first == total == 1000 - kept > 0
     assert second == 0
-    assert done.stderr == f"WARNING kernel drops interface=lo dropped={first} seen=1000\n"
+    assert done.stderr == f"WARNING kernel drops dropped={first} seen=1000\n"
 
 
 def test_an_unknown_interface_is_an_error_that_names_it() -> None:
@@ -453,9 +587,9 @@ def test_without_the_capability_it_says_what_it_needs() -> None:
     assert done.stderr == "the sensor may not capture packets: run as root or with CAP_NET_RAW\n"
 
 
-def test_a_sensor_without_the_capability_to_force_its_buffer_says_so_and_works() -> None:
-    dropped = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
+def test_it_needs_no_other_capability_than_net_raw() -> None:
+    alone = ["setpriv", "--bounding-set=-all,+net_raw", "--inh-caps=-all", "--reuid=0"]
     script = SENSOR.replace("sensor.ready.wait()", "sensor.ready.wait(); stop.set()")
-    done = inside(HOST, *dropped, sys.executable, "-c", script, "{}")
-    assert done.returncode == 0
-    assert "small receive buffer bytes=" in done.stderr
+    done = inside(HOST, *alone, sys.executable, "-c", script, "{}")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "INFO watching interfaces=all\n"

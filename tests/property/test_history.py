@@ -1,14 +1,16 @@
 """What is written is read back; an edited line names the address of PortSentry's own field, or none."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jailbridge.errors import ParseError
 from jailbridge.history.dialects import format_1, format_2, parse
-from jailbridge.model.event import Dialect, Kind, Protocol, ScanEvent
+from jailbridge.model.event import Dialect, Kind, Protocol, ScanEvent, TcpFlags
 from jailbridge.model.network import Address, parse_address
 
 V4 = st.builds(IPv4Address, st.integers(0, 2**32 - 1))
@@ -19,16 +21,28 @@ TIMES = st.datetimes(
     timezones=st.just(UTC),
 )
 ZONES = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
-WRITTEN_KINDS = [kind for kind in Kind if kind not in {Kind.ACK, Kind.UNKNOWN}]
+# Only these types of the 2.x dialect tell the flags too; OTHER without any is a packet whose flags were not seen.
+FLAGS = st.integers(1, 63).map(TcpFlags)
+KINDS = st.sampled_from([kind for kind in Kind if kind not in {Kind.ACK, Kind.OTHER, Kind.UNKNOWN}]).map(
+    lambda kind: (kind, None)
+) | (st.none() | FLAGS).map(lambda flags: (Kind.ACK if flags == TcpFlags.ACK else Kind.OTHER, flags))
+TRUTH = st.sampled_from([True, False, None])
+
+
+def seen(kind: tuple[Kind, TcpFlags | None], **fields: Any) -> ScanEvent:
+    return ScanEvent(kind=kind[0], flags=kind[1], **fields)
+
+
 EVENTS = st.builds(
-    ScanEvent,
+    seen,
+    kind=KINDS,
     time=TIMES,
     address=V4 | V6,
     port=st.integers(1, 65535),
     protocol=st.sampled_from(Protocol),
-    kind=st.sampled_from(WRITTEN_KINDS),
-    ignored=st.sampled_from([True, False, None]),
-    triggered=st.sampled_from([True, False, None]),
+    ignored=TRUTH,
+    triggered=TRUTH,
+    ip_options=TRUTH,
 )
 NAMES = st.binary(max_size=40) | st.sampled_from(
     [b"x/198.51.100.1", b"[198.51.100.1]", b"x) (y", b"198.51.100.1 Port: 1 TCP Blocked", b"\r\n", b"a" * 1026]
@@ -68,25 +82,18 @@ def own_field(line: bytes, dialect: Dialect) -> Address:
     return parse_address(field.decode("ascii"))
 
 
-@given(event=EVENTS, zone=ZONES)
-def test_a_line_of_2_reads_back(event: ScanEvent, zone: timezone) -> None:
-    event_ms = event.time.replace(microsecond=event.time.microsecond // 1000 * 1000)
-    line = format_2(event, event.time.astimezone(zone)).encode("ascii")
-    read, dialect = parse(line)
-    assert dialect is Dialect.PORTSENTRY_2
-    assert read.time == event_ms
-    assert (read.address, read.port, read.protocol, read.kind) == (
-        event.address,
-        event.port,
-        event.protocol,
-        event.kind,
-    )
-    assert (read.ignored, read.triggered) == (event.ignored, event.triggered)
+@given(event=EVENTS, zone=ZONES, name=st.text(max_size=40), noblock=TRUTH, blocked=TRUTH)
+def test_a_line_of_2_reads_back(
+    event: ScanEvent, zone: timezone, name: str, noblock: bool | None, blocked: bool | None
+) -> None:
+    line = format_2(event, event.time.astimezone(zone), name=name, noblock=noblock, blocked=blocked).encode("ascii")
+    told = replace(event, time=event.time.replace(microsecond=event.time.microsecond // 1000 * 1000))
+    assert parse(line) == (told, Dialect.PORTSENTRY_2)
 
 
-@given(event=EVENTS, zone=ZONES)
-def test_a_line_of_1_2_reads_back(event: ScanEvent, zone: timezone) -> None:
-    line = format_1(event, event.time.astimezone(zone)).encode("ascii")
+@given(event=EVENTS, zone=ZONES, name=st.text(max_size=40))
+def test_a_line_of_1_2_reads_back(event: ScanEvent, zone: timezone, name: str) -> None:
+    line = format_1(event, event.time.astimezone(zone), name).encode("ascii")
     read, dialect = parse(line)
     assert dialect is Dialect.PORTSENTRY_1
     assert read.time == event.time.replace(microsecond=0)

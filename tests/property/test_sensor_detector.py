@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jailbridge.model.event import Protocol
 from jailbridge.model.network import Address, Network, source_network
-from jailbridge.sensor.detector import Detector
+from jailbridge.sensor.detector import Detector, Sighting
 
 WINDOW_S = 60.0
 addresses = st.one_of(
@@ -20,6 +20,10 @@ addresses = st.one_of(
 ports = st.tuples(st.integers(1, 6), st.sampled_from(Protocol))
 probes = st.tuples(addresses, ports, st.integers(0, 25))
 streams = st.lists(probes, max_size=60)
+
+
+def see(detector: Detector, address: Address, port: int, protocol: Protocol, now: float) -> Sighting:
+    return detector.see(address.version, int(address), port, protocol, now)
 
 
 def timed(
@@ -44,7 +48,7 @@ def test_it_agrees_with_a_list_of_everything_ever_seen(
         within = {other for when, other in seen[network] if now - when < WINDOW_S}
         quiet = network in reported and now - reported[network] < WINDOW_S
         reached = len(within | {port}) >= trigger
-        sighting = detector.see(address, *port, now)
+        sighting = see(detector, address, *port, now)
         assert sighting.new == (port not in within)
         assert sighting.triggered == (reached or quiet)
         assert sighting.newly_triggered == (reached and not quiet)
@@ -59,7 +63,7 @@ def test_it_agrees_with_a_list_of_everything_ever_seen(
 )
 def test_the_nth_distinct_port_triggers_in_any_order(order: list[tuple[int, Protocol]], n: int) -> None:
     detector = Detector(n, WINDOW_S, 64)
-    newly = [detector.see(IPv4Address("192.0.2.1"), *port, 0.0).newly_triggered for port in order]
+    newly = [see(detector, IPv4Address("192.0.2.1"), *port, 0.0).newly_triggered for port in order]
     assert newly == [at == n for at in range(1, 11)]
 
 
@@ -76,7 +80,7 @@ def test_no_stream_fills_more_than_the_maxima(
     now = 0.0
     for number, port, pause_s in stream:
         now += pause_s
-        detector.see(IPv6Address(number % 16 << 64), port, Protocol.UDP, now)
+        see(detector, IPv6Address(number % 16 << 64), port, Protocol.UDP, now)
         assert 1 <= detector.sources <= max_sources
         assert 1 <= detector.sightings <= max(max_sightings, max_ports, 3)
         assert detector.sightings <= detector.sources * max(max_ports, 3)
@@ -93,14 +97,14 @@ def test_forgetting_a_network_is_as_if_its_sources_had_never_come(
     full, partial = Detector(3, WINDOW_S, 64), Detector(3, WINDOW_S, 64)
     now = 0.0
     for address, port, now in timed(stream):
-        full.see(address, *port, now)
+        see(full, address, *port, now)
         if address not in network:
-            partial.see(address, *port, now)
+            see(partial, address, *port, now)
     full.forget(network)
     everyone = {address for address, _, _ in timed(stream)}
     for address in sorted(everyone, key=lambda address: (address.version, int(address))):
         for number in (1, 2, 3):
-            ours, theirs = (one.see(address, number, Protocol.TCP, now) for one in (full, partial))
+            ours, theirs = (see(one, address, number, Protocol.TCP, now) for one in (full, partial))
             assert ours == theirs
 
 
@@ -110,6 +114,26 @@ def test_taking_back_what_could_not_be_reported_makes_it_come_again(
 ) -> None:
     detector = Detector(3, WINDOW_S, 64)
     for address, port, now in timed(stream):
-        sighting = detector.see(address, *port, now)
-        detector.take_back(address, *port, sighting)
-        assert detector.see(address, *port, now) == sighting
+        sighting = see(detector, address, *port, now)
+        detector.take_back(address.version, int(address), *port, sighting)
+        assert see(detector, address, *port, now) == sighting
+
+
+@given(stream=streams, trigger=st.integers(1, 5), prefix=st.sampled_from([64, 128]))
+def test_without_every_port_a_source_is_reported_first_at_the_same_probe_and_then_once_a_window(
+    stream: list[tuple[Address, tuple[int, Protocol], int]], trigger: int, prefix: int
+) -> None:
+    full = Detector(trigger, WINDOW_S, prefix)
+    lean = Detector(trigger, WINDOW_S, prefix, every_port=False)
+    reported: dict[Network, float] = {}
+    for address, port, now in timed(stream):
+        network = source_network(address, prefix)
+        first = see(full, address, *port, now).newly_triggered and network not in reported
+        newly = see(lean, address, *port, now).newly_triggered
+        if network not in reported:
+            assert newly == first
+        elif newly:
+            assert now - reported[network] >= WINDOW_S
+        if newly:
+            reported[network] = now
+    assert lean.sightings <= lean.sources * trigger

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,13 +10,18 @@ from hypothesis import strategies as st
 from jailbridge.config.values import PortRange, parse_ports
 from jailbridge.model.event import Protocol
 from jailbridge.sensor import bpf
-from jailbridge.sensor.packet import parse
+from jailbridge.sensor.packet import ACK, EXTENSIONS, parse
 
 ports = st.one_of(st.integers(1, 12), st.integers(0, 65535))
 port_lists = st.lists(st.tuples(ports, ports), max_size=8).map(
     lambda pairs: parse_ports(",".join(f"{max(min(pair), 1)}-{max(*pair, 1)}" for pair in pairs))
 )
 HOST, OUTGOING, ETHERNET, LOOPBACK = 0, 4, 1, 772
+INTERFACE = 2
+
+
+def program(tcp: Sequence[PortRange], udp: Sequence[PortRange], **more: Any) -> tuple[bpf.Instruction, ...]:
+    return bpf.program(bpf.Watched(tcp=tcp, udp=udp, **more))
 
 
 def run(
@@ -25,9 +31,17 @@ def run(
     ethertype: int,
     kind: int = HOST,
     hardware: int = ETHERNET,
+    interface: int = INTERFACE,
+    tagged: bool = False,
 ) -> int:
     """Run a program as Documentation/networking/filter.rst defines it; return how many bytes it accepts."""
-    ancillary = {bpf.PROTOCOL: ethertype, bpf.PACKET_TYPE: kind, bpf.HARDWARE_TYPE: hardware}
+    ancillary = {
+        bpf.PROTOCOL: ethertype,
+        bpf.PACKET_TYPE: kind,
+        bpf.HARDWARE_TYPE: hardware,
+        bpf.INTERFACE: interface,
+        bpf.VLAN_TAG_PRESENT: int(tagged),
+    }
     a = x = at = 0
     while (step := program[at]).code != bpf.RETURN:
         at += 1
@@ -84,7 +98,7 @@ def mostly(usual: int, *, otherwise: st.SearchStrategy[int]) -> st.SearchStrateg
 @st.composite
 def packets(draw: st.DrawFn) -> bytes:
     """Packets that are nearly right: pure noise rarely gets past the first byte."""
-    following = draw(st.sampled_from([6, 6, 6, 17, 17, 1, 44]))
+    following = draw(st.sampled_from([6, 6, 6, 17, 17, 1, 44, 0]))
     port = draw(ports)
     flags = draw(st.one_of(st.sampled_from([2, 2, 0, 1, 0x29, 0x12, 0x14]), st.integers(0, 255)))
     payload = udp(port) if following == 17 else tcp(port, flags)
@@ -123,59 +137,108 @@ def ethertype_of(data: bytes) -> int:
     return {4: 0x0800, 6: 0x86DD}.get(data[0] >> 4 if data else 0, 0x0806)
 
 
-def is_watched(data: bytes, tcp_ports: Sequence[PortRange], udp_ports: Sequence[PortRange]) -> bool:
+def is_extended(data: bytes) -> bool:
+    """Whether only the parser can follow the packet's headers."""
+    return len(data) > 6 and data[0] >> 4 == 6 and data[6] in EXTENSIONS
+
+
+def is_watched(
+    data: bytes, tcp_ports: Sequence[PortRange], udp_ports: Sequence[PortRange], ack_ports: Sequence[PortRange] = ()
+) -> bool:
+    if is_extended(data):
+        return True
     probe = parse(data)
-    ranges = () if probe is None else tcp_ports if probe.protocol is Protocol.TCP else udp_ports
-    return probe is not None and any(low <= probe.port <= high for low, high in ranges)
+    if probe is None:
+        return False
+    has_ack = probe.protocol is Protocol.TCP and bool((probe.flags or 0) & ACK)
+    ranges = ack_ports if has_ack else tcp_ports if probe.protocol is Protocol.TCP else udp_ports
+    return any(low <= probe.port <= high for low, high in ranges)
 
 
 @given(
     data=st.one_of(packets(), st.binary(max_size=120)),
     tcp_ports=port_lists,
     udp_ports=port_lists,
+    ack_ports=port_lists,
     loopback=st.booleans(),
+    interfaces=st.sampled_from([None, {INTERFACE}, {1, INTERFACE, 9}]),
 )
 def test_the_filter_accepts_exactly_what_the_parser_calls_a_probe_on_a_watched_port(
-    data: bytes, tcp_ports: tuple[PortRange, ...], udp_ports: tuple[PortRange, ...], loopback: bool
+    data: bytes,
+    tcp_ports: tuple[PortRange, ...],
+    udp_ports: tuple[PortRange, ...],
+    ack_ports: tuple[PortRange, ...],
+    loopback: bool,
+    interfaces: set[int] | None,
 ) -> None:
-    accepted = run(bpf.program(tcp_ports, udp_ports, loopback=loopback), data, ethertype=ethertype_of(data))
-    assert accepted == (bpf.SNAP if is_watched(data, tcp_ports, udp_ports) else 0)
+    whole = program(tcp_ports, udp_ports, ack=ack_ports, loopback=loopback, interfaces=interfaces)
+    accepted = run(whole, data, ethertype=ethertype_of(data))
+    assert accepted == (bpf.SNAP if is_watched(data, tcp_ports, udp_ports, ack_ports) else 0)
 
 
 def test_filter_and_parser_agree_on_both_sides_of_every_boundary() -> None:
     listed = ((10, 20), (30, 30))
-    program = bpf.program(listed, listed)
-    accepted = 0
-    for data in boundary_packets():
-        watched = is_watched(data, listed, listed)
-        assert run(program, data, ethertype=ethertype_of(data)) == (bpf.SNAP if watched else 0), data.hex()
-        accepted += watched
-    assert accepted > 100
+    for ack in ((), listed):
+        whole = program(listed, listed, ack=ack)
+        accepted = 0
+        for data in boundary_packets():
+            watched = is_watched(data, listed, listed, ack)
+            assert run(whole, data, ethertype=ethertype_of(data)) == (bpf.SNAP if watched else 0), data.hex()
+            accepted += watched
+        assert accepted > 100
 
 
 @given(data=packets(), kind=st.integers(1, 7))
 def test_packets_that_are_not_to_this_host_never_pass(data: bytes, kind: int) -> None:
-    program = bpf.program(((1, 65535),), ((1, 65535),))
-    assert run(program, data, ethertype=ethertype_of(data), kind=kind) == 0
+    whole = program(((1, 65535),), ((1, 65535),), ack=((1, 65535),))
+    assert run(whole, data, ethertype=ethertype_of(data), kind=kind) == 0
+
+
+@given(data=packets(), sent=port_lists)
+def test_of_outgoing_packets_udp_from_the_ports_asked_for_passes_and_nothing_else(
+    data: bytes, sent: tuple[PortRange, ...]
+) -> None:
+    whole = program(((1, 65535),), ((1, 65535),), ack=((1, 65535),), sent=sent)
+    accepted = run(whole, data, ethertype=ethertype_of(data), kind=OUTGOING)
+    probe = None if is_extended(data) else parse(data)
+    if probe is not None and probe.protocol is Protocol.UDP:
+        assert accepted == (bpf.SNAP if any(low <= probe.source_port <= high for low, high in sent) else 0)
+    elif parse(data) is not None:
+        assert accepted == 0
+
+
+@given(data=packets(), kind=st.sampled_from([HOST, OUTGOING]))
+def test_packets_of_other_interfaces_never_pass(data: bytes, kind: int) -> None:
+    wide = ((1, 65535),)
+    for interfaces in ((), (1,), range(3, 400)):
+        whole = program(wide, wide, ack=wide, sent=wide, interfaces=interfaces)
+        assert run(whole, data, ethertype=ethertype_of(data), kind=kind) == 0
+
+
+@given(data=packets(), kind=st.sampled_from([HOST, OUTGOING]))
+def test_a_packet_that_still_has_its_vlan_tag_never_passes(data: bytes, kind: int) -> None:
+    wide = ((1, 65535),)
+    whole = program(wide, wide, ack=wide, sent=wide)
+    assert run(whole, data, ethertype=ethertype_of(data), kind=kind, tagged=True) == 0
 
 
 @given(data=packets())
 def test_loopback_interfaces_are_left_out_where_asked_and_only_there(data: bytes) -> None:
     wide = ((1, 65535),)
     ethertype = ethertype_of(data)
-    with_it, without_it = (bpf.program(wide, wide, loopback=loopback) for loopback in (True, False))
+    with_it, without_it = (program(wide, wide, loopback=loopback) for loopback in (True, False))
     assert run(without_it, data, ethertype=ethertype, hardware=LOOPBACK) == 0
     assert run(with_it, data, ethertype=ethertype, hardware=LOOPBACK) == run(with_it, data, ethertype=ethertype)
 
 
 def test_a_version_that_contradicts_the_ethertype_never_passes() -> None:
     wide = ((1, 65535),)
-    program = bpf.program(wide, wide)
+    whole_program = program(wide, wide, ack=wide)
     for first in range(256):
         for whole in (ipv4(tcp(10, 2), following=6), ipv6(tcp(10, 2), following=6)):
             data = bytes([first]) + whole[1:]
             for ethertype in {0x0800, 0x86DD, 0x0806, 0x8100} - {ethertype_of(data)}:
-                assert run(program, data, ethertype=ethertype) == 0
+                assert run(whole_program, data, ethertype=ethertype) == 0
 
 
 @given(st.one_of(st.binary(), packets()))

@@ -18,6 +18,17 @@ def test_with_real_programs():
 def test_without():
     pass
 """
+NEEDS = """import pytest
+
+pytestmark = pytest.mark.needs("nosuchprogram")
+"""
+LACKING = """
+MORE_PROGRAMS["nosuchprogram"] = "nothing"
+
+
+def what_is_missing() -> list[str]:
+    return []
+"""
 # Root gives up its rights for as long as it is asked for them.
 UNPRIVILEGED = """
 import os
@@ -39,7 +50,7 @@ def suite(tmp_path: Path) -> Path:
     (tmp_path / "conftest.py").write_text(CONFTEST.read_text())
     (tmp_path / "unprivileged.py").write_text(UNPRIVILEGED)
     (tmp_path / "test_sample.py").write_text(TESTS)
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    e2e: real programs\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    e2e: real programs\n    needs: more\n")
     return tmp_path
 
 
@@ -70,3 +81,11 @@ def test_where_none_is_asked_for_nothing_is_said(suite: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed, 1 deselected" in done.stdout
     assert "NOT TESTED" not in done.stdout
+
+
+def test_a_test_that_needs_a_program_more_is_skipped_alone(suite: Path) -> None:
+    (suite / "test_sample.py").write_text(TESTS.replace("import pytest", NEEDS, 1))
+    (suite / "conftest.py").write_text(CONFTEST.read_text() + LACKING)
+    done = run(suite, "-p", "no:unprivileged")
+    assert "1 passed, 1 skipped" in done.stdout, done.stdout + done.stderr
+    assert "NOT TESTED: 1 end-to-end tests; end-to-end tests need nosuchprogram (apt install nothing)" in done.stdout

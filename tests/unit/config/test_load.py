@@ -107,3 +107,15 @@ def test_a_sensor_that_watches_nothing_is_a_contradiction(mode: str) -> None:
     else:
         with pytest.raises(ConfigError, match=r"sensor\.tcp_ports: no port is left to watch"):
             parse(text, "test")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('mode = "stealth"\nbanner = "go away"', r'sensor\.banner: only the mode "connect" has somebody to send it to'),
+        ('mode = "connect"\nack_scans = true', r'sensor\.ack_scans: only the mode "stealth" sees them'),
+    ],
+)
+def test_a_setting_of_the_sensors_other_mode_is_a_contradiction(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        parse(f"[sensor]\n{text}\n", "test")

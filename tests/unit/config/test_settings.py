@@ -20,8 +20,10 @@ DOCUMENTED = """
     exclude_udp_ports = "67,137,138,520"
     trigger_ports = 3                # distinct ports …
     trigger_window = "60s"           # … in this window make a scanner
+    ack_scans = false
     resolve_names = false
     banner = ""
+    user = "auto"
     [history]
     path = "/var/lib/portsentry/portsentry.history"
     dialect = "1.2"                  # 1.2 | 2
@@ -111,10 +113,7 @@ def test_a_network_of_its_own_duration_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "key", "remedy"),
     [
-        ('[sensor]\nmode = "connect"', "sensor.mode", 'use "stealth" or "off"'),
-        ('[sensor]\nmode = "kernel"', "sensor.mode", 'use "stealth" or "off"'),
-        ("[sensor]\nresolve_names = true", "sensor.resolve_names", "leave it false"),
-        ('[sensor]\nbanner = "go away"', "sensor.banner", "leave it empty"),
+        ('[sensor]\nmode = "kernel"', "sensor.mode", 'use "stealth", "connect" or "off"'),
         ('[[tail]]\npath = "/var/log/syslog"\nformat = "syslog"', "tail.0.format", 'use "auto" or a portsentry format'),
         (
             '[[tail]]\npath = "/var/log/kern.log"\nformat = "kernel"',
@@ -160,6 +159,8 @@ def test_what_this_release_does_not_do_is_refused_with_a_remedy(text: str, key: 
         ("[policy]\nban_for = 600", "policy.ban_for", "should be text in quotes"),
         ("[sensor]\ntcp_ports = [1, 2]", "sensor.tcp_ports", "should be text in quotes"),
         ("[sensor]\nbanner = 5", "sensor.banner", "should be text in quotes"),
+        (f'[sensor]\nmode = "connect"\nbanner = "{"x" * 501}"', "sensor.banner", "should be at most 500 bytes long"),
+        ('[sensor]\nuser = "no body"', "sensor.user", "should be an account's name, or \"auto\", not 'no body'"),
         ("[history]\npath = 5", "history.path", "should be text in quotes"),
         ("[history]\ndialect = 1.2", "history.dialect", "should be '1.2' or '2', not 1.2"),
         ("[sensor]\ntrigger_ports = 0x" + "f" * 5000, "sensor.trigger_ports", "should be"),

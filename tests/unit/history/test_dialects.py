@@ -5,7 +5,7 @@ import pytest
 
 from jailbridge.errors import ParseError
 from jailbridge.history.dialects import format_1, format_2, parse
-from jailbridge.model.event import Dialect, Kind, Protocol, ScanEvent
+from jailbridge.model.event import Dialect, Kind, Protocol, ScanEvent, TcpFlags
 
 TIME = datetime(2026, 11, 22, 6, 32, 8, 215000, tzinfo=UTC)
 LINE_1 = b"1795329128 - 11/22/2026 06:32:08 Host: NAME/192.0.2.7 Port: 23 TCP Blocked"
@@ -26,12 +26,13 @@ def event(**changes: object) -> ScanEvent:
         "kind": Kind.SYN,
         "ignored": False,
         "triggered": True,
+        "ip_options": False,
     }
     return ScanEvent(**{**fields, **changes})  # type: ignore[arg-type]
 
 
 def test_a_line_of_1_2_tells_who_probed_what_and_when() -> None:
-    expected = event(time=TIME.replace(microsecond=0), kind=Kind.UNKNOWN, ignored=None, triggered=None)
+    expected = event(time=TIME.replace(microsecond=0), kind=Kind.UNKNOWN, ignored=None, triggered=None, ip_options=None)
     assert parse(LINE_1) == (expected, Dialect.PORTSENTRY_1)
 
 
@@ -121,20 +122,37 @@ def test_an_impossible_time_is_refused(time: bytes) -> None:
         parse(LINE_2.replace(b"2026-11-22T06:32:08.215+0000", time))
 
 
+UNKNOWN_TYPE = "Unknown Type: TCP Packet Flags: SYN: {} FIN: {} ACK: {} PSH: {} URG: {} RST: {}"
+
+
 @pytest.mark.parametrize(
-    ("text", "kind"),
+    ("text", "kind", "flags"),
     [
-        (b"Connect", Kind.CONNECT),
-        (b"TCP SYN/Normal scan", Kind.SYN),
-        (b"TCP FIN scan", Kind.FIN),
-        (b"TCP NULL scan", Kind.NULL),
-        (b"TCP XMAS scan", Kind.XMAS),
-        (b"UDP", Kind.UDP),
-        (b"Unknown Type: TCP Packet Flags: SYN: 1 FIN: 1 ACK: 0 PSH: 0 URG: 0 RST: 0", Kind.OTHER),
+        ("Connect", Kind.CONNECT, None),
+        ("TCP SYN/Normal scan", Kind.SYN, None),
+        ("TCP FIN scan", Kind.FIN, None),
+        ("TCP NULL scan", Kind.NULL, None),
+        ("TCP XMAS scan", Kind.XMAS, None),
+        ("UDP", Kind.UDP, None),
+        (UNKNOWN_TYPE.format(1, 1, 0, 0, 0, 0), Kind.OTHER, TcpFlags.SYN | TcpFlags.FIN),
+        (UNKNOWN_TYPE.format(0, 0, 1, 0, 0, 0), Kind.ACK, TcpFlags.ACK),
+        (UNKNOWN_TYPE.format(0, 0, 1, 1, 0, 0), Kind.OTHER, TcpFlags.ACK | TcpFlags.PSH),
+        (UNKNOWN_TYPE.format(0, 0, 0, 0, 1, 1), Kind.OTHER, TcpFlags.URG | TcpFlags.RST),
+        (UNKNOWN_TYPE.format(0, 0, 0, 0, 0, 0), Kind.OTHER, None),
     ],
 )
-def test_every_type_of_2_has_its_kind(text: bytes, kind: Kind) -> None:
-    assert parse(LINE_2.replace(b"TCP SYN/Normal scan", text))[0].kind is kind
+def test_every_type_of_2_has_its_kind_and_is_written_so(text: str, kind: Kind, flags: TcpFlags | None) -> None:
+    line = LINE_2.replace(b"TCP SYN/Normal scan", text.encode())
+    read = parse(line)[0]
+    assert (read.kind, read.flags) == (kind, flags)
+    assert format_2(read, TIME, name="NAME").encode() == line
+
+
+@pytest.mark.parametrize(("text", "options"), [("set", True), ("not set", False), ("unknown", None)])
+def test_ip_options_of_2_are_set_or_not_or_not_known(text: str, options: bool | None) -> None:
+    line = LINE_2.replace(b"IP opts: [not set]", f"IP opts: [{text}]".encode())
+    assert parse(line)[0].ip_options is options
+    assert format_2(event(ip_options=options), TIME, name="NAME").encode() == line
 
 
 @pytest.mark.parametrize("said", [("true", True), ("false", False), ("unset", None)])
@@ -152,16 +170,29 @@ def test_1_2_is_written_as_portsentry_writes_it() -> None:
 
 
 def test_2_is_written_as_portsentry_writes_it_with_blocking_off() -> None:
-    assert format_2(event(), TIME) == LINE_2.decode().replace("NAME", "192.0.2.7").replace("[not set]", "[unknown]")
+    assert format_2(event(), TIME) == LINE_2.decode().replace("NAME", "192.0.2.7")
     early = format_2(event(triggered=False, protocol=Protocol.UDP, kind=Kind.UDP), TIME)
     assert "protocol: [UDP] port: [23] type: [UDP]" in early
     assert early.endswith("ignored: [false] triggered: [false] noblock: [unset] blocked: [unset]")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.UNKNOWN])
-def test_every_kind_that_is_seen_can_be_written_and_read(kind: Kind) -> None:
-    read = parse(format_2(event(kind=kind), TIME).encode())[0].kind
-    assert read is (Kind.OTHER if kind is Kind.ACK else kind)
+def test_2_tells_what_became_of_a_source_that_triggered() -> None:
+    blocked = format_2(event(), TIME, noblock=False, blocked=True)
+    assert blocked.endswith("triggered: [true] noblock: [false] blocked: [true]")
+    assert format_2(event(), TIME, noblock=None, blocked=None).endswith("noblock: [unset] blocked: [unset]")
+    ignored = format_2(event(ignored=True, triggered=None), TIME, noblock=False, blocked=True)
+    assert ignored.endswith("ignored: [true] triggered: [unset] noblock: [unset] blocked: [unset]")
+
+
+def test_a_name_stands_beside_the_address() -> None:
+    assert " Host: a-b.example/192.0.2.7 Port: " in format_1(event(), TIME, "a-b.example")
+    assert " [192.0.2.7] (a-b.example) protocol" in format_2(event(), TIME, name="a-b.example")
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\nb", "x/198.51.100.1", "a)", "b\u00fccher.example", "a" * 254])
+def test_the_address_stands_where_a_name_could_play_a_record(name: str) -> None:
+    assert format_1(event(), TIME, name) == format_1(event(), TIME)
+    assert format_2(event(), TIME, name=name) == format_2(event(), TIME)
 
 
 @pytest.mark.parametrize("filling", HOSTILE)

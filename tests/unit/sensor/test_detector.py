@@ -3,6 +3,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from jailbridge.model.event import Protocol
+from jailbridge.model.network import Address
 from jailbridge.sensor.detector import Detector, Sighting
 
 ALICE, BOB = ip_address("192.0.2.7"), ip_address("192.0.2.8")
@@ -14,8 +15,12 @@ def detector() -> Detector:
     return Detector(3, 60.0, 64)
 
 
+def see(detector: Detector, address: Address, port: int, protocol: Protocol, now: float) -> Sighting:
+    return detector.see(address.version, int(address), port, protocol, now)
+
+
 def scan(detector: Detector, *ports: int, now: float = 0.0) -> list[bool]:
-    return [detector.see(ALICE, port, TCP, now).newly_triggered for port in ports]
+    return [see(detector, ALICE, port, TCP, now).newly_triggered for port in ports]
 
 
 def test_the_third_port_triggers_and_a_fourth_does_not_again(detector: Detector) -> None:
@@ -24,29 +29,29 @@ def test_the_third_port_triggers_and_a_fourth_does_not_again(detector: Detector)
 
 def test_a_repeated_port_is_not_new_and_does_not_count(detector: Detector) -> None:
     assert scan(detector, 1, 1, 2, 2, 1) == [False] * 5
-    assert detector.see(ALICE, 1, TCP, 0.0) == Sighting(new=False, triggered=False, newly_triggered=False)
+    assert see(detector, ALICE, 1, TCP, 0.0) == Sighting(new=False, triggered=False, newly_triggered=False)
 
 
 def test_the_same_number_over_tcp_and_udp_are_two_ports(detector: Detector) -> None:
     scan(detector, 53, 54)
-    assert detector.see(ALICE, 53, UDP, 0.0) == Sighting(new=True, triggered=True, newly_triggered=True)
+    assert see(detector, ALICE, 53, UDP, 0.0) == Sighting(new=True, triggered=True, newly_triggered=True)
 
 
 def test_sources_are_counted_apart(detector: Detector) -> None:
     scan(detector, 1, 2)
-    assert not detector.see(BOB, 3, TCP, 0.0).triggered
+    assert not see(detector, BOB, 3, TCP, 0.0).triggered
 
 
 def test_ipv6_sources_of_one_prefix_are_counted_together(detector: Detector) -> None:
-    seen = [detector.see(ip_address(f"2001:db8::{n}"), n, TCP, 0.0) for n in (1, 2, 3)]
+    seen = [see(detector, ip_address(f"2001:db8::{n}"), n, TCP, 0.0) for n in (1, 2, 3)]
     assert seen[-1].newly_triggered
-    assert not detector.see(ip_address("2001:db8:0:1::1"), 4, TCP, 0.0).triggered
+    assert not see(detector, ip_address("2001:db8:0:1::1"), 4, TCP, 0.0).triggered
 
 
 def test_an_ipv4_and_an_ipv6_source_with_the_same_bits_are_two() -> None:
     detector = Detector(2, 60.0, 32)
-    detector.see(ip_address("32.1.13.184"), 1, TCP, 0.0)
-    assert not detector.see(ip_address("2001:db8::1"), 2, TCP, 0.0).triggered
+    see(detector, ip_address("32.1.13.184"), 1, TCP, 0.0)
+    assert not see(detector, ip_address("2001:db8::1"), 2, TCP, 0.0).triggered
 
 
 def test_a_port_leaves_the_window_when_the_window_has_passed(detector: Detector) -> None:
@@ -64,9 +69,9 @@ def test_a_port_seen_again_counts_from_its_last_sighting(detector: Detector) -> 
 
 
 def test_a_port_is_new_again_after_a_window(detector: Detector) -> None:
-    assert detector.see(ALICE, 1, TCP, 0.0).new
-    assert not detector.see(ALICE, 1, TCP, 59.9).new
-    assert detector.see(ALICE, 1, TCP, 119.9).new
+    assert see(detector, ALICE, 1, TCP, 0.0).new
+    assert not see(detector, ALICE, 1, TCP, 59.9).new
+    assert see(detector, ALICE, 1, TCP, 119.9).new
 
 
 def test_a_source_that_goes_on_is_newly_triggered_once_a_window(detector: Detector) -> None:
@@ -78,8 +83,8 @@ def test_a_source_that_goes_on_is_newly_triggered_once_a_window(detector: Detect
 def test_a_reported_source_stays_triggered_for_a_window(detector: Detector) -> None:
     scan(detector, 1, 2, now=0.0)
     scan(detector, 3, now=50.0)
-    assert detector.see(ALICE, 4, TCP, 70.0).triggered
-    assert not detector.see(ALICE, 5, TCP, 131.0).triggered
+    assert see(detector, ALICE, 4, TCP, 70.0).triggered
+    assert not see(detector, ALICE, 5, TCP, 131.0).triggered
 
 
 @pytest.mark.parametrize("network", ["192.0.2.7/32", "192.0.2.0/24", "0.0.0.0/0"])
@@ -99,36 +104,36 @@ def test_forgetting_another_network_changes_nothing(detector: Detector, network:
 
 @pytest.mark.parametrize("network", ["2001:db8::/64", "2001:db8::/32", "2001:db8::7/128"])
 def test_forgetting_reaches_the_ipv6_source_that_overlaps(detector: Detector, network: str) -> None:
-    detector.see(ip_address("2001:db8::7"), 1, TCP, 0.0)
-    detector.see(ip_address("2001:db9::7"), 1, TCP, 0.0)
+    see(detector, ip_address("2001:db8::7"), 1, TCP, 0.0)
+    see(detector, ip_address("2001:db9::7"), 1, TCP, 0.0)
     detector.forget(ip_network(network))
-    assert detector.see(ip_address("2001:db8::7"), 1, TCP, 0.0).new
-    assert not detector.see(ip_address("2001:db9::7"), 1, TCP, 0.0).new
+    assert see(detector, ip_address("2001:db8::7"), 1, TCP, 0.0).new
+    assert not see(detector, ip_address("2001:db9::7"), 1, TCP, 0.0).new
 
 
 def test_a_sighting_taken_back_is_said_again(detector: Detector) -> None:
     scan(detector, 1, 2)
-    first = detector.see(ALICE, 3, TCP, 0.0)
-    detector.take_back(ALICE, 3, TCP, first)
+    first = see(detector, ALICE, 3, TCP, 0.0)
+    detector.take_back(4, int(ALICE), 3, TCP, first)
     assert detector.sightings == 2
-    assert detector.see(ALICE, 3, TCP, 1.0) == first == Sighting(new=True, triggered=True, newly_triggered=True)
+    assert see(detector, ALICE, 3, TCP, 1.0) == first == Sighting(new=True, triggered=True, newly_triggered=True)
 
 
 def test_taking_back_a_later_port_keeps_the_earlier_report(detector: Detector) -> None:
     scan(detector, 1, 2, 3)
-    later = detector.see(ALICE, 4, TCP, 0.0)
-    detector.take_back(ALICE, 4, TCP, later)
-    assert detector.see(ALICE, 4, TCP, 0.0) == Sighting(new=True, triggered=True, newly_triggered=False)
+    later = see(detector, ALICE, 4, TCP, 0.0)
+    detector.take_back(4, int(ALICE), 4, TCP, later)
+    assert see(detector, ALICE, 4, TCP, 0.0) == Sighting(new=True, triggered=True, newly_triggered=False)
 
 
 def test_the_source_not_seen_for_the_longest_goes_when_the_table_is_full() -> None:
     detector = Detector(3, 60.0, 64, max_sources=2)
-    detector.see(ALICE, 1, TCP, 0.0)
-    detector.see(BOB, 1, TCP, 1.0)
-    detector.see(ALICE, 2, TCP, 2.0)
-    detector.see(ip_address("192.0.2.9"), 1, TCP, 3.0)
-    assert not detector.see(ALICE, 1, TCP, 4.0).new
-    assert detector.see(BOB, 1, TCP, 5.0).new
+    see(detector, ALICE, 1, TCP, 0.0)
+    see(detector, BOB, 1, TCP, 1.0)
+    see(detector, ALICE, 2, TCP, 2.0)
+    see(detector, ip_address("192.0.2.9"), 1, TCP, 3.0)
+    assert not see(detector, ALICE, 1, TCP, 4.0).new
+    assert see(detector, BOB, 1, TCP, 5.0).new
 
 
 def test_a_source_keeps_as_many_ports_as_the_trigger_takes_whatever_the_maximum() -> None:
@@ -138,6 +143,6 @@ def test_a_source_keeps_as_many_ports_as_the_trigger_takes_whatever_the_maximum(
 
 def test_sources_unseen_for_a_window_are_not_kept(detector: Detector) -> None:
     for n in range(100):
-        detector.see(ip_address(f"192.0.2.{n}"), 1, TCP, 0.0)
-    detector.see(ip_address("198.51.100.1"), 1, TCP, 60.0)
+        see(detector, ip_address(f"192.0.2.{n}"), 1, TCP, 0.0)
+    see(detector, ip_address("198.51.100.1"), 1, TCP, 60.0)
     assert (detector.sources, detector.sightings) == (1, 1)

@@ -5,7 +5,7 @@ import pytest
 
 from jailbridge.errors import FatalError
 from jailbridge.model.event import Protocol
-from jailbridge.sensor.listening import Listening, listening_ports
+from jailbridge.sensor.listening import Listening, listening_ports, sockets
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 LINE = "   0: {local} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000     0        0 1 1 0\n"
@@ -13,6 +13,10 @@ LINE = "   0: {local} 00000000:0000 {state} 00000000:00000000 00:00000000 000000
 
 def table(*sockets: tuple[str, str]) -> str:
     return HEAD + "".join(LINE.format(local=local, state=state) for local, state in sockets)
+
+
+def no_sock_diag(protocol: Protocol) -> frozenset[int]:
+    raise FileNotFoundError(2, "netlink")
 
 
 @pytest.fixture
@@ -24,16 +28,32 @@ def net(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def live(listening: Listening, protocol: Protocol, *ports: int, now: float = 0.0) -> list[int]:
-    return [port for port in ports if listening.is_live(protocol, port, now)]
+@pytest.fixture
+def from_proc(net: Path) -> Listening:
+    listening = Listening(net, no_sock_diag)
+    listening.refresh(0.0)
+    return listening
 
 
-def test_listening_tcp_ports_of_both_families_are_live_whatever_their_address(net: Path) -> None:
-    assert live(Listening(net), Protocol.TCP, 22, 80, 631, 23) == [22, 80, 631]
+def now_live() -> Listening:
+    listening = Listening()
+    listening.refresh(0.0)
+    return listening
 
 
-def test_a_tcp_connection_does_not_make_its_port_live(net: Path) -> None:
-    assert live(Listening(net), Protocol.TCP, 0xC000) == []
+def test_without_sock_diag_the_ports_of_both_families_come_from_proc(from_proc: Listening) -> None:
+    assert from_proc.tcp == {22, 631, 80}
+    assert from_proc.udp == {53, 123}
+
+
+def test_the_change_to_proc_is_logged_once(net: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    listening = Listening(net, no_sock_diag)
+    listening.refresh(0.0)
+    listening.refresh(1.0)
+    assert [record.message for record in caplog.records] == [
+        "no sock_diag for tcp (netlink), live ports are read from /proc"
+    ]
 
 
 def test_connections_after_the_listening_sockets_are_not_read() -> None:
@@ -42,52 +62,81 @@ def test_connections_after_the_listening_sockets_are_not_read() -> None:
     assert len(list(many)) == 8
 
 
-def test_every_bound_udp_port_is_live_connected_or_not(net: Path) -> None:
-    assert live(Listening(net), Protocol.UDP, 53, 123, 22) == [53, 123]
-
-
-def test_a_service_that_comes_and_one_that_goes_are_known_a_second_later(net: Path) -> None:
-    listening = Listening(net)
-    assert live(listening, Protocol.TCP, 22, 2222) == [22]
+def test_a_service_that_comes_and_one_that_goes_are_known_a_second_later(from_proc: Listening, net: Path) -> None:
     (net / "tcp").write_text(table(("00000000:08AE", "0A")))
-    assert live(listening, Protocol.TCP, 22, 2222, now=0.9) == [22]
-    assert live(listening, Protocol.TCP, 22, 2222, now=1.0) == [2222]
+    from_proc.refresh(0.9)
+    assert from_proc.tcp == {22, 631, 80}
+    from_proc.refresh(1.0)
+    assert from_proc.tcp == {2222, 80}
+
+
+def test_the_caller_may_want_it_fresher(from_proc: Listening, net: Path) -> None:
+    (net / "tcp").write_text(table(("00000000:08AE", "0A")))
+    from_proc.refresh(0.1, age_s=0.1)
+    assert from_proc.tcp == {2222, 80}
 
 
 def test_a_kernel_without_ipv6_has_no_second_files(net: Path) -> None:
     (net / "tcp6").unlink()
     (net / "udp6").unlink()
-    assert live(Listening(net), Protocol.TCP, 22, 80) == [22]
+    listening = Listening(net, no_sock_diag)
+    listening.refresh(0.0)
+    assert listening.tcp == {22, 631}
+    assert listening.udp == {53, 123}
 
 
-def test_without_proc_it_is_an_error_rather_than_no_service(tmp_path: Path) -> None:
+def test_without_sock_diag_and_proc_it_is_an_error_rather_than_no_service(tmp_path: Path) -> None:
     with pytest.raises(FatalError, match=f"{tmp_path}/tcp is not there: mount /proc"):
-        Listening(tmp_path).is_live(Protocol.TCP, 22, 0.0)
+        Listening(tmp_path, no_sock_diag).refresh(0.0)
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_this_kernels_own_tables_are_understood(family: socket.AddressFamily) -> None:
+def test_a_listening_socket_is_live_whatever_its_address_until_it_is_closed(family: socket.AddressFamily) -> None:
     loopback = "::1" if family == socket.AF_INET6 else "127.0.0.1"
     with (
         socket.socket(family, socket.SOCK_STREAM) as server,
+        socket.socket(family, socket.SOCK_STREAM) as only_bound,
         socket.socket(family, socket.SOCK_DGRAM) as datagrams,
     ):
         server.bind((loopback, 0))
         server.listen()
+        only_bound.bind((loopback, 0))
         datagrams.bind((loopback, 0))
-        tcp, udp = server.getsockname()[1], datagrams.getsockname()[1]
-        assert live(Listening(), Protocol.TCP, tcp) == [tcp]
-        assert live(Listening(), Protocol.UDP, udp) == [udp]
-    assert live(Listening(), Protocol.TCP, tcp) == []
-    assert live(Listening(), Protocol.UDP, udp) == []
+        tcp, bound, udp = (sock.getsockname()[1] for sock in (server, only_bound, datagrams))
+        live = now_live()
+        assert tcp in live.tcp
+        assert bound not in live.tcp
+        assert udp in live.udp
+    live = now_live()
+    assert tcp not in live.tcp
+    assert udp not in live.udp
 
 
-def test_this_kernel_lists_listening_sockets_before_connections() -> None:
+def test_a_tcp_connection_does_not_make_its_port_live() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        assert client.getsockname()[1] not in now_live().tcp
+
+
+def test_a_connected_udp_socket_is_live() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as question:
+        question.connect(("127.0.0.1", 53))
+        assert question.getsockname()[1] in now_live().udp
+
+
+def test_a_dual_stack_service_is_live() -> None:
+    with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+        assert server.getsockname()[1] in now_live().tcp
+
+
+def test_sock_diag_and_proc_tell_the_same_of_this_kernel() -> None:
     with socket.socket() as early, socket.socket() as late:
         early.bind(("127.0.0.1", 0))
         early.listen()
         with socket.create_connection(early.getsockname()):
             late.bind(("127.0.0.1", 0))
             late.listen()
-            port = late.getsockname()[1]
-            assert live(Listening(), Protocol.TCP, port) == [port]
+            ports = {early.getsockname()[1], late.getsockname()[1]}
+            by_proc = Listening(ask=no_sock_diag)
+            by_proc.refresh(0.0)
+            assert ports <= by_proc.tcp
+            assert ports <= sockets(Protocol.TCP)

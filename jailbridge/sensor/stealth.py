@@ -1,0 +1,235 @@
+"""Sees probes in the packets that reach this host; nothing listens. Knows no windows, no bans.
+
+A packet counts when it came to one of our own unicast addresses, to a watched port that no service uses, and belongs to
+nothing that this host began. PortSentry's advanced mode is this with wide port lists.
+"""
+
+import logging
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+from jailbridge.config.values import PortRange, without
+from jailbridge.errors import FatalError, ParseError
+from jailbridge.model.event import Protocol
+from jailbridge.model.network import shown
+from jailbridge.sensor import bpf
+from jailbridge.sensor.capture import Capture
+from jailbridge.sensor.connections import Connections, ephemeral_ports
+from jailbridge.sensor.links import ALL, ALL_BUT_LOOPBACK, LinkWatch, indexes
+from jailbridge.sensor.listening import Listening
+from jailbridge.sensor.own import OwnAddresses
+from jailbridge.sensor.packet import ACK, Probe, is_martian, parse
+from jailbridge.sensor.ring import Captured
+from jailbridge.sensor.solicited import Solicited
+
+log = logging.getLogger("jailbridge.sensor")
+
+WAKE_S = 0.4
+"""How long a stop may go unnoticed."""
+GATHER_S = 0.003
+"""After packets were there, more may gather: the first of a scan is seen at once, and a storm is taken in batches."""
+COUNT_DROPS_S = 10.0
+LIVE_S = 0.1
+"""How old the list of live ports may be when a packet is looked at: a new service is no decoy."""
+LIVE_FILTER_S = 1.0
+"""With ack_scans: how old the list of live ports in the kernel's filter may be."""
+
+
+class Stealth:
+    """A watcher of packets: open it with privileges (`with`), run it without.
+
+    interfaces    names, `all`, `all-but-loopback`
+    ack_scans     ACK, window and Maimon scans too: an ACK where no connection exists, below the ephemeral ports
+    skip_own      packets whose source is this host do not count
+    skip_live     ports with a live service do not count
+    """
+
+    def __init__(
+        self,
+        tcp: Sequence[PortRange],
+        udp: Sequence[PortRange],
+        *,
+        interfaces: Sequence[str] = (ALL,),
+        ack_scans: bool = False,
+        skip_own: bool = True,
+        skip_live: bool = True,
+    ) -> None:
+        self.ready = threading.Event()
+        """Set while `run` watches."""
+        self._interfaces = interfaces
+        self._skip_own = skip_own
+        self._skip_live = skip_live
+        self._tcp, self._udp = tcp, udp
+        self._watched = {Protocol.TCP: _bitmap(tcp), Protocol.UDP: _bitmap(udp)}
+        ephemeral = ephemeral_ports()
+        outgoing = ((ephemeral.start, ephemeral.stop - 1),)
+        self._ack = without(tcp, outgoing) if ack_scans else ()
+        self._ack_watched = _bitmap(self._ack)
+        # From these ports our own packets may draw answers when the socket is closed again. Those from others do so too
+        # rarely to look at all that a name server, say, sends from its port.
+        self._sent = without(udp, without(udp, outgoing))
+        self._own = OwnAddresses()
+        self._listening = Listening()
+        self._connections = Connections() if ack_scans else None
+        self._solicited = Solicited()
+        self._capture: Capture | None = None
+        self._links: LinkWatch | None = None
+        self._filtered: bpf.Watched | None = None
+        self._dropped = 0
+
+    @property
+    def dropped(self) -> int:
+        """Packets that the kernel had no room for; some scans may lack a port, or be missed."""
+        return self._capture.dropped if self._capture is not None else self._dropped
+
+    def __enter__(self) -> Self:
+        """Open the sockets. Raises FatalError (no privilege, unknown interface, too many ranges) and RetryLater."""
+        self._links = LinkWatch()
+        try:
+            now = time.monotonic()
+            self._own.load(now)
+            self._listening.refresh(now)
+            self._filtered, missing = self._wanted()
+            _refuse(missing)
+            self._capture = Capture(_program(self._filtered), outgoing=bool(self._sent))
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the sockets."""
+        if self._capture is not None:
+            self._capture.count_drops()
+            self._dropped = self._capture.dropped
+            self._capture.close()
+            self._capture = None
+        for inner in (self._links, self._connections):
+            if inner is not None:
+                inner.close()
+
+    def run(self, stop: threading.Event, take: Callable[[Sequence[Probe], float], None]) -> None:
+        """Watch until `stop` is set; give `take` the probes and the monotonic time, a batch at a time."""
+        capture, links = self._capture, self._links
+        if capture is None or links is None:
+            raise RuntimeError("not opened")
+        counted = filtered = time.monotonic()
+        log.info("watching interfaces=%s", ",".join(self._interfaces))
+        with selectors.DefaultSelector() as selector:
+            selector.register(capture, selectors.EVENT_READ)
+            selector.register(links, selectors.EVENT_READ)
+            self.ready.set()
+            try:
+                while not stop.is_set():
+                    selector.select(WAKE_S)
+                    now = time.monotonic()
+                    changed = links.changed()
+                    self._own.refresh(now, changed)
+                    if changed or (self._ack and now - filtered >= LIVE_FILTER_S):
+                        self._follow(capture, now)
+                        filtered = now
+                    seen = False
+                    for batch in capture.batches():
+                        seen, now = True, time.monotonic()
+                        if probes := list(self._probes(batch, now)):
+                            take(probes, now)
+                        if stop.is_set():
+                            break
+                    if now - counted >= COUNT_DROPS_S:
+                        counted = now
+                        capture.count_drops()
+                    if seen:
+                        time.sleep(GATHER_S)
+            finally:
+                self.ready.clear()
+
+    def _probes(self, batch: Iterable[Captured], now: float) -> Iterator[Probe]:
+        self._listening.refresh(now, LIVE_S)
+        own = {4: self._own.v4, 6: self._own.v6}
+        live = {Protocol.TCP: self._listening.tcp, Protocol.UDP: self._listening.udp}
+        watched, skip_live, skip_own = self._watched, self._skip_live, self._skip_own
+        for kind, interface, data in batch:
+            if (probe := parse(data)) is None:
+                continue
+            version, source, destination, source_port, port, protocol, _, flags, _ = probe
+            if kind == bpf.PACKET_OUTGOING:
+                self._solicited.sent(version, source_port, destination, now)
+                continue
+            ours = own[version]
+            if (
+                destination not in ours
+                # Behind IPv6 extension headers the kernel's filter has not looked.
+                or not watched[protocol][port]
+                or (skip_live and port in live[protocol])
+                or (skip_own and source in ours)
+                or (protocol is Protocol.UDP and self._sent and self._solicited.answers(version, port, source, now))
+                or (flags is not None and flags & ACK and not self._is_ack_scan(probe, interface, now))
+                or is_martian(version, source)
+            ):
+                continue
+            yield probe
+
+    def _is_ack_scan(self, probe: Probe, interface: int, now: float) -> bool:
+        """Tell whether an ACK came where this host has no connection, nor begins one."""
+        return (
+            self._connections is not None
+            and bool(self._ack_watched[probe.port])
+            and not self._connections.exists(
+                probe.version, probe.destination, probe.port, probe.source, probe.source_port, now, interface
+            )
+        )
+
+    def _follow(self, capture: Capture, now: float) -> None:
+        """Have the filter fit the interfaces and services of the moment."""
+        self._listening.refresh(now)
+        wanted, missing = self._wanted()
+        if wanted == self._filtered:
+            return
+        before = self._filtered.interfaces if self._filtered is not None else None
+        if wanted.interfaces != before:
+            log.info("interfaces changed watching=%s missing=%s", ",".join(self._interfaces), ",".join(missing))
+        capture.refilter(_program(wanted))
+        self._filtered = wanted
+
+    def _wanted(self) -> tuple[bpf.Watched, Sequence[str]]:
+        found, missing = indexes(self._interfaces)
+        live = tuple((port, port) for port in sorted(self._listening.tcp)) if self._ack else ()
+        watched = bpf.Watched(
+            tcp=self._tcp,
+            udp=self._udp,
+            ack=without(self._ack, live),
+            sent=self._sent,
+            interfaces=found,
+            loopback=ALL_BUT_LOOPBACK not in self._interfaces or ALL in self._interfaces,
+        )
+        return watched, missing
+
+
+def _program(watched: bpf.Watched) -> Sequence[bpf.Instruction]:
+    try:
+        return bpf.program(watched)
+    except ParseError as error:
+        raise FatalError(str(error)) from None
+
+
+def _bitmap(ranges: Sequence[PortRange]) -> bytearray:
+    watched = bytearray(65536)
+    for low, high in ranges:
+        watched[low : high + 1] = b"\x01" * (high + 1 - low)
+    return watched
+
+
+def _refuse(missing: Sequence[str]) -> None:
+    if missing:
+        known = " ".join(name for _, name in socket.if_nameindex())
+        raise FatalError(f"sensor.interfaces names {shown(missing[0])}, which is not on this host: it has {known}")
