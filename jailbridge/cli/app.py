@@ -79,6 +79,18 @@ def sensor(config: ConfigOption = None, verbose: VerboseOption = False) -> None:
     run_sensor(settings)
 
 
+@app.command(
+    "portsentry",
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    add_help_option=False,
+)
+def portsentry(context: typer.Context) -> None:
+    """Stand in for PortSentry 1.2 or 2.x: its flags, its portsentry.conf, its files and log lines (-h: more)."""
+    from jailbridge.portsentry.run import main
+
+    _finish(main(context.args))
+
+
 @app.command()
 def restore(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """At boot: put every live ban back into the firewall, before the network is up. Ends no ban."""
