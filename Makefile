@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv dev demo test check format clean
+.PHONY: help venv dev demo test check bench format clean
 
 help:
 	@echo 'make demo    the whole loop on real programs (root; installs what it lacks)'
 	@echo 'make test    every test (without root the end-to-end part is skipped, and says so)'
 	@echo 'make check   formatting, lint, types, direction of imports'
+	@echo 'make bench   the speed of the sensor beside PortSentry (root, some minutes)'
 	@echo 'make venv    $(BIN)/jailbridge'
 
 venv: $(VENV)/.installed
@@ -39,6 +40,10 @@ check: dev
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: dev
+	PYTHON='$(PYTHON)' packaging/prepare test
+	$(BIN)/python benchmarks/sensor.py
 
 format: dev
 	$(BIN)/ruff format

@@ -1,0 +1,64 @@
+"""The benchmark counts what is there and invents nothing."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FIGURES = Path(__file__).parents[2] / "benchmarks" / "figures.py"
+LINE = "1795329059 - 11/22/2026 06:30:59 Host: {0}/{0} Port: 11 TCP Blocked\n"
+
+
+@pytest.fixture(scope="module")
+def figures() -> Any:
+    spec = importlib.util.spec_from_file_location("figures", FIGURES)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["figures"] = module  # where dataclasses looks for it
+    try:
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        del sys.modules["figures"]
+
+
+def test_only_whole_lines_of_a_history_name_a_source(figures: Any) -> None:
+    whole = LINE.format("10.1.0.1") + LINE.format("10.1.0.2")
+    assert figures.sources(whole) == ["10.1.0.1", "10.1.0.2"]
+    assert figures.sources(whole + LINE.format("10.1.0.3").replace("Blocked", "Blo")) == ["10.1.0.1", "10.1.0.2"]
+
+
+def test_every_report_of_drops_is_added_up(figures: Any) -> None:
+    log = "WARNING kernel drops interface=eth0 dropped=40 seen=900\nINFO x=1\nWARNING kernel drops dropped=2\n"
+    assert figures.lost(log) == 42
+
+
+def test_a_rule_counts_for_its_whole_address_and_once(figures: Any) -> None:
+    rules = "-A INPUT -s 10.1.0.1/32 -j DROP\n-A INPUT -s 10.1.0.1/32 -j DROP\n-A INPUT -s 10.1.0.22/32 -j DROP\n"
+    assert figures.banned(rules, frozenset({"10.1.0.1", "10.1.0.2"})) == 1
+
+
+def test_a_percentile_is_one_of_the_values(figures: Any) -> None:
+    values = [float(number) for number in range(200, 0, -1)]
+    assert figures.percentile(values, 0.5) == 100
+    assert figures.percentile(values, 0.99) == 198
+    assert figures.percentile([7.0], 0.99) == 7
+
+
+def test_the_times_of_waited_for_children_count(figures: Any) -> None:
+    stat = "71 (a) b) S 1 71 71 0 -1 4194560 1 0 0 0 100 20 3 4 20 0 1 0 9 0 0"
+    assert figures.ticks(stat) == 127
+
+
+def test_the_table_gives_the_ratio_first_and_each_sides_spread(figures: Any) -> None:
+    sides = {"ours": [{"seen_%": 100.0}, {"seen_%": 90.0}, {"seen_%": 98.5}], "theirs": [{"seen_%": 50.0}]}
+    text = figures.table(figures.Row(name="flood", what="why", sides=sides))
+    assert "| seen | 1.97 | 98.5 (90 to 100) % | 50 % |" in text
+
+
+def test_no_ratio_to_nothing(figures: Any) -> None:
+    sides = {"ours": [{"missed_n": 1.0}], "theirs": [{"missed_n": 0.0}]}
+    assert "| missed | - | 1 | 0 |" in figures.table(figures.Row(name="x", what="y", sides=sides))
