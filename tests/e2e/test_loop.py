@@ -97,6 +97,24 @@ def test_a_udp_scan_is_a_scan(lab: Lab) -> None:
     assert " UDP Blocked" in lab.history.read_text(encoding="ascii")
 
 
+def test_a_handshake_with_a_decoy_is_banned_for_ever_and_a_datagram_to_one_for_a_day(
+    make_lab: Callable[..., Lab],
+) -> None:
+    lab = make_lab(WITHOUT_FAIL2BAN)
+    text = lab.config.read_text()
+    text = text.replace('tcp_ports = "1-1023"', 'tcp_ports = "1-100"\nudp_ports = "1-100"\nmode = "connect"')
+    lab.config.write_text(text)
+    lab.start_daemon()
+    lab.scan(ATTACKER, "20-30", "-sT")
+    lab.scan(SECOND, "20-30", "-sU")
+    lab.wait("both are banned", lambda: {ATTACKER, SECOND} <= listed(lab).keys())
+    untils = {row["address"]: row["until"] for row in json.loads(lab.jailbridge("list", "--json").out)}
+    assert untils[ATTACKER] is None
+    assert untils[SECOND] is not None
+    assert lab.connect(ATTACKER) == "timed out"
+    assert lab.connect(INNOCENT) == "connected"
+
+
 def test_one_history_line_per_source_until_its_ban_ends(lab: Lab) -> None:
     lab.start_daemon()
     lab.scan(ATTACKER)
