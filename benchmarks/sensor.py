@@ -21,7 +21,7 @@ from pathlib import Path
 
 import figures
 from figures import Row, Run
-from ground import Ground, Sent, source
+from ground import TICK_S, Ground, Sent, source
 
 from jailbridge import process
 from jailbridge.errors import FatalError, JailBridgeError
@@ -167,7 +167,7 @@ def flood(sizes: Sizes, rate: int) -> Run:
 
 
 def spoofed(sizes: Sizes) -> Run:
-    """Forged sources once each, then as many others, to see whether memory still grows; after each, one probe."""
+    """Forged sources once each, then as many others, to see whether memory still grows; after the first, one probe."""
     sources, rate = sizes.of(100_000), 50_000
     with watching(SENSOR) as (ground, history):
         before, idle = ground.cpu_s(), ground.status("VmRSS")
@@ -215,7 +215,7 @@ def idle() -> Run:
         ticks, wakeups = ground.ticks(), ground.wakeups()
         time.sleep(IDLE_S)
         return {
-            "CPU in 10 s_ms": (ground.ticks() - ticks) * 10,
+            "CPU in 10 s_ms": (ground.ticks() - ticks) * TICK_S * 1000,
             "wakeups_per s": (ground.wakeups() - wakeups) / IDLE_S,
             "memory_MiB": ground.status("VmRSS"),
         }

@@ -112,8 +112,8 @@ static struct storm arguments(int count, char **values)
         switch (option) {
         case TO: storm.to = address(optarg); break;
         case FROM: storm.from = address(optarg); break;
-        case SOURCES: storm.sources = number(optarg, 1UL << 24); break;
-        case PACKETS: storm.packets = number(optarg, 1UL << 32); break;
+        case SOURCES: storm.sources = number(optarg, 1ULL << 24); break;
+        case PACKETS: storm.packets = number(optarg, 1ULL << 32); break;
         case RATE: storm.rate = number(optarg, 10000000); break;
         case PORTS: {
             char *high = strchr(optarg, '-');

@@ -56,6 +56,7 @@ def event_answer(number: int, event: ScanEvent, dialect: Dialect) -> dict[str, A
         "port": event.port,
         "protocol": event.protocol.value,
         "kind": event.kind.value,
+        "flags": None if event.flags is None else event.flags.letters,
         "ignored": event.ignored,
         "triggered": event.triggered,
         "dialect": dialect.value,
@@ -100,7 +101,7 @@ def _unreadable(path: Path, error: OSError) -> GiveUp:
 
 def _text(told: dict[str, Any]) -> str:
     said = " ".join(name for name in ("ignored", "triggered") if told[name])
+    kind = told["flags"] if told["kind"] == "other" and told["flags"] else told["kind"]
     return (
-        f"{told['time']}  {told['address']:<39} {told['protocol']}/{told['port']:<5} {told['kind']:<8} {said}".rstrip()
-        + "\n"
+        f"{told['time']}  {told['address']:<39} {told['protocol']}/{told['port']:<5} {kind:<8} {said}".rstrip() + "\n"
     )

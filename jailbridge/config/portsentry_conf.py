@@ -298,7 +298,8 @@ def _unfit(conf: PortsentryConf, mode: Mode, given: Container[str]) -> Iterator[
         return
     for key in OPTIONS:
         if key.startswith("ADVANCED_") and key in given:
-            yield (key,), "is PortSentry 1.2's alone: put the ports into TCP_PORTS and UDP_PORTS"
+            remedy = "start one of its modes (-atcp), or put the ports into TCP_PORTS and UDP_PORTS"
+            yield (key,), f"is PortSentry 1.2's alone: {remedy}"
     for key, blocking in (("BLOCK_TCP", conf.block_tcp), ("BLOCK_UDP", conf.block_udp)):
         if blocking is Blocking.COMMAND and conf.kill_run_cmd is None:
             yield (key, "KILL_RUN_CMD"), "2 runs KILL_RUN_CMD, which is not set"

@@ -193,10 +193,14 @@ def _sensor(settings: Settings, ledger: Ledger | None = None) -> Sensor:
 
 @contextmanager
 def _signals(stop: Stop, wake: threading.Event) -> Iterator[None]:
-    def end(number: int, _: object) -> None:
-        log.info("stopping signal=%s: bans stay in place", signal.Signals(number).name)
+    def tell() -> None:
         stop.event.set()
         wake.set()
+
+    def end(number: int, _: object) -> None:
+        log.info("stopping signal=%s: bans stay in place", signal.Signals(number).name)
+        # Not from here: the thread that this interrupts may hold an event's lock.
+        threading.Thread(target=tell, name="stopping").start()
 
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

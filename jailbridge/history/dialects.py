@@ -152,8 +152,12 @@ def _fields(match: re.Match[bytes]) -> dict[str, str]:
 
 
 def _event_1(fields: Mapping[str, str]) -> ScanEvent:
+    try:
+        time = datetime.fromtimestamp(int(fields["epoch"]), UTC)
+    except (OverflowError, OSError):  # where time_t has 32 bits
+        raise ParseError("not a time") from None
     return ScanEvent(
-        time=datetime.fromtimestamp(int(fields["epoch"]), UTC),
+        time=time,
         address=parse_address(fields["address"]),
         port=_port(fields["port"]),
         protocol=Protocol(fields["protocol"].lower()),

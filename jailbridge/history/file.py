@@ -11,6 +11,7 @@ import pwd
 import stat
 import struct
 import threading
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,8 @@ _CLAIM_OF = {Protocol.TCP: CLAIMS_AT + 6, Protocol.UDP: CLAIMS_AT + 17}
 # struct flock of fcntl(2): type, whence, start, length, pid; the last is 0 for open file description locks.
 _FLOCK = struct.Struct("hhqqi0q")
 _HELD = {errno.EAGAIN, errno.EACCES}
+TRIES, PAUSE_S = 5, 0.002
+"""A rotation takes a moment: between its renaming the old file and its giving us the new one, we have none."""
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 _REMEDIES = {
     errno.EISDIR: "set {setting} to the file itself",
@@ -131,7 +134,7 @@ class HistoryFile:
             else:
                 if (status.st_dev, status.st_ino) == self._identity:
                     return self._descriptor, status.st_size
-        descriptor = self._open()
+        descriptor = self._open() if self._descriptor is None else self._open_next()
         try:
             self._hold(descriptor, self._claims)
         except BaseException:
@@ -156,6 +159,14 @@ class HistoryFile:
             return descriptor
         os.close(descriptor)
         raise RetryLater(f"history {self._path} is not a regular file: set {self._setting} to the file itself")
+
+    def _open_next(self) -> int:
+        for _ in range(TRIES):
+            try:
+                return self._open()
+            except PermissionError:
+                time.sleep(PAUSE_S)
+        return self._open()
 
     def _take(self, descriptor: int | None) -> None:
         if self._descriptor is not None:

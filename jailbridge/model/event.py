@@ -79,6 +79,14 @@ class ScanEvent:
     flags: TcpFlags | None = None
     ip_options: bool | None = None
 
+    @property
+    def scan(self) -> str:
+        """What it is called: `syn scan`, `scan` where the kind is not known, `FS scan` by the letters of odd flags."""
+        if self.kind is Kind.UNKNOWN:
+            return "scan"
+        odd = self.kind is Kind.OTHER and self.flags is not None
+        return f"{self.flags.letters if odd and self.flags is not None else self.kind} scan"
+
 
 class Report(NamedTuple):
     """What the sensor tells: an event, and whether it has newly made its source a scanner.

@@ -103,7 +103,7 @@ def decide(  # noqa: PLR0911 - one return for each reason not to ban
         since=start if standing is None else standing.since,
         until=until,
         origin=Origin.SENSOR,
-        reason=f"{event.kind} scan, port {port}" if event.kind is not Kind.UNKNOWN else f"scan, port {port}",
+        reason=f"{event.scan}, port {port}",
         evidence=evidence,
         port=event.port,
         file=line.path,

@@ -149,14 +149,13 @@ def _invocation_1(argv: Sequence[str], modes: Sequence[str]) -> Invocation:
                 f"{shown(arg)} does not go with {modes[0]}, a flag of PortSentry 1.2, which takes no other: "
                 "use --config FILE and --foreground, or 2.x's flags alone"
             )
-    # A raw socket sees every interface, and the host's own packets on loopback (its ignore file is to hold those).
+    # A raw socket sees every interface. It does not see what is forged from our own addresses, which the kernel drops.
     return Invocation(
         mode=_MODES_1[modes[0]],
         config=config,
         interfaces=(ALL,),
         log=LogTarget.SYSLOG,
         daemonize=not foreground,
-        local_check=False,
     )
 
 

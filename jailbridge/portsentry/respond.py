@@ -23,6 +23,8 @@ from jailbridge.portsentry import lines
 
 HOSTS_DENY = Path("/etc/hosts.deny")
 MODE = 0o644
+MAX_DENY_BYTES = 16 << 20
+"""TCP wrappers read the whole file for every connection, and who forges sources makes it grow."""
 COMMAND_S = 10.0
 """The longest that a command may take: nobody is blocked meanwhile."""
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -99,19 +101,25 @@ class HostsDeny:
             return self.path
         if status.st_uid not in {0, os.geteuid()}:
             raise RetryLater(f"{self.path} is a symbolic link of user {status.st_uid}: put the file itself there")
-        return self.path.resolve(strict=True)
+        # Not Path.resolve(), whose error about a link to itself is another one in each Python.
+        return Path(os.path.realpath(self.path, strict=True))
 
     def _write(self, descriptor: int, data: bytes) -> None:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise RetryLater(f"{self.path} is not a regular file: put one there")
+        if status.st_size > MAX_DENY_BYTES:
+            raise RetryLater(f"{self.path} is over {MAX_DENY_BYTES >> 20} MiB: take out what is no longer needed")
         if data.strip() in self._lines(descriptor, status):
             return
-        torn = status.st_size > 0 and os.pread(descriptor, 1, status.st_size - 1) != b"\n"
-        whole = b"\n" * torn + data + b"\n"
-        if os.write(descriptor, whole) != len(whole):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        whole = _ending(os.pread(descriptor, 2, max(status.st_size - 2, 0))) + data + b"\n"
+        written = os.write(descriptor, whole)
         after = os.fstat(descriptor)
+        if written != len(whole):
+            # The beginning of an address is another one, or a whole network.
+            if after.st_size == status.st_size + written:
+                os.ftruncate(descriptor, status.st_size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if after.st_size == status.st_size + len(whole):
             self._known[1].add(data.strip())
             self._known = _identity(after), self._known[1]
@@ -192,6 +200,12 @@ def _opened(path: Path) -> int:
         # Services of any user ask it, whatever our umask is.
         os.fchmod(descriptor, MODE)
         return descriptor
+
+
+def _ending(last: bytes) -> bytes:
+    """Return what ends the line that a file's last two bytes belong to; a final backslash would join the next one."""
+    newline = b"\n" if last and not last.endswith(b"\n") else b""
+    return newline + (b"\n" if (last + newline).endswith(b"\\\n") else b"")
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

@@ -10,14 +10,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from ipaddress import IPv4Address
 
 from jailbridge import __version__, process, rivals
 from jailbridge.config import portsentry_conf
 from jailbridge.config.portsentry_conf import Blocking, Mode, PortsentryConf
-from jailbridge.config.values import PortRange
+from jailbridge.config.values import PortRange, without
 from jailbridge.errors import FatalError, JailBridgeError, RetryLater
 from jailbridge.history.file import HistoryFile
 from jailbridge.model.event import Protocol
@@ -45,6 +45,8 @@ _INTERFACES = {ALL: "all", ANY: "all", ALL_BUT_LOOPBACK: "all-but-loopback"}
 
 def main(argv: Sequence[str]) -> int:
     """Do what PortSentry does with these arguments (without the program's name); return the exit code."""
+    # Whoever ignores the end of its children has those do so too, and then nobody learns how a command ended.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         invocation = flags.parse(argv)
         if isinstance(invocation, Asked):
@@ -86,6 +88,13 @@ def _serve(invocation: Invocation, conf: PortsentryConf, output: Output, ready: 
         for line in lines.STOPPING_1 if first else lines.STOPPING_2:
             output.line(line)
     return 0
+
+
+def _live() -> Mapping[Protocol, Collection[int]]:
+    """Return the ports with a service; to be asked before our own decoys take some."""
+    listening = Listening()
+    listening.refresh(time.monotonic())
+    return {Protocol.TCP: listening.tcp, Protocol.UDP: listening.udp}
 
 
 class _Lines(logging.Handler):
@@ -139,8 +148,9 @@ class _Daemon:
             self._history.claim(self._mode.protocols)
         with ExitStack() as stack:
             watched = {protocol: self._conf.watched(protocol, self._mode) for protocol in Protocol}
-            opening = list(self._opening(watched))
-            watcher = stack.enter_context(self._watcher(watched))
+            live = _live()
+            opening = list(self._opening(watched, live))
+            watcher = stack.enter_context(self._watcher(watched, live))
             self._blocked.start()
             self._worker.start()
             if self._conf.resolve_host:
@@ -160,13 +170,18 @@ class _Daemon:
         if self._engine.due:
             self._output.line(f"adminalert: {self._engine.due} hosts were still to be blocked")
 
-    def _watcher(self, watched: Mapping[Protocol, Sequence[PortRange]]) -> Watcher:
+    def _watcher(
+        self, watched: Mapping[Protocol, Sequence[PortRange]], live: Mapping[Protocol, Collection[int]]
+    ) -> Watcher:
         interfaces = [_INTERFACES.get(name, name) for name in self._invocation.interfaces]
         tcp, udp = watched[Protocol.TCP], watched[Protocol.UDP]
         if self._mode in {Mode.TCP, Mode.UDP, Mode.CONNECT}:
             return Decoys(
                 tcp, udp, banner=self._conf.port_banner, interfaces=interfaces, skip_own=self._invocation.local_check
             )
+        if self._mode.version == 1:
+            # For good, as in 1.2: when such a service is restarted, its clients are no scanners.
+            tcp, udp = (without(watched[p], [(port, port) for port in sorted(live[p])]) for p in Protocol)
         return Stealth(
             tcp,
             udp,
@@ -175,14 +190,13 @@ class _Daemon:
             skip_live=self._invocation.service_check,
         )
 
-    def _opening(self, watched: Mapping[Protocol, Sequence[PortRange]]) -> Iterator[str]:
-        """Yield what is told of the ports; before our own decoys take them."""
-        listening = Listening()
-        listening.refresh(time.monotonic())
-        live = {Protocol.TCP: listening.tcp, Protocol.UDP: listening.udp}
+    def _opening(
+        self, watched: Mapping[Protocol, Sequence[PortRange]], live: Mapping[Protocol, Collection[int]]
+    ) -> Iterator[str]:
+        """Yield what is told of the ports."""
         for protocol in self._mode.protocols:
             ports = list(lines.numbers(watched[protocol]))
-            in_use = sorted(live[protocol].intersection(ports))
+            in_use = sorted(set(live[protocol]).intersection(ports))
             if self._mode.is_advanced:
                 is_tcp = protocol is Protocol.TCP
                 below = self._conf.advanced_tcp if is_tcp else self._conf.advanced_udp

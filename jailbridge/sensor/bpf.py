@@ -2,7 +2,8 @@
 
 For AF_PACKET sockets of type SOCK_DGRAM: offset 0 is the IP header. Accepts what `packet.parse` calls a probe, on a
 watched port, in a packet addressed to this host, and IPv6 packets with extension headers, which only `packet.parse`
-can follow; of a packet it hands on the first SNAP bytes.
+can follow; and, where asked for, what this host itself sends that others may answer. Of a packet it hands on the
+first SNAP bytes.
 Form and numbers: linux/filter.h, linux/bpf_common.h, Documentation/networking/filter.rst.
 """
 
@@ -15,7 +16,7 @@ from jailbridge.errors import ParseError
 from jailbridge.sensor.packet import ACK, EXTENSIONS, FLAGS_AT, IPV6_HEADER, RST, SYN, TCP, UDP, UDP_HEADER
 
 MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
-SNAP = 128  # bytes; the longest headers that matter take 60 + 14, IPv6's mostly 40 + 2 x 8 + 14
+SNAP = 176  # bytes, what a frame of the ring has room for; IPv4's longest headers take 60 + 14
 
 LD_WORD, LD_HALF, LD_BYTE, LD_LENGTH = 0x20, 0x28, 0x30, 0x80
 LD_HALF_X, LD_BYTE_X = 0x48, 0x50
@@ -26,7 +27,8 @@ RETURN = 0x06
 
 _ANCILLARY = 0x1_0000_0000 - 0x1000  # SKF_AD_OFF
 PROTOCOL, PACKET_TYPE, INTERFACE = _ANCILLARY, _ANCILLARY + 4, _ANCILLARY + 8
-HARDWARE_TYPE, VLAN_TAG_PRESENT = _ANCILLARY + 28, _ANCILLARY + 48
+HARDWARE_TYPE, VLAN_TAG, VLAN_TAG_PRESENT = _ANCILLARY + 28, _ANCILLARY + 44, _ANCILLARY + 48
+VLAN_ID = 0x0FFF
 PACKET_HOST, PACKET_OUTGOING = 0, 4
 ARPHRD_LOOPBACK = 772
 ETHERTYPE_IP, ETHERTYPE_IPV6 = 0x0800, 0x86DD
@@ -39,6 +41,7 @@ class Watched:
     tcp, udp    ports whose probes count (sorted, joined)
     ack         ports whose ACK packets count: those without a service
     sent        UDP ports from which this host's own packets are seen, so that their answers are known
+    accepting   TCP ports from which this host's own SYN-ACKs are seen, so that who was let in is known
     interfaces  their indexes; None for all
     loopback    whether loopback interfaces are among them
     """
@@ -47,6 +50,7 @@ class Watched:
     udp: Sequence[PortRange]
     ack: Sequence[PortRange] = ()
     sent: Sequence[PortRange] = ()
+    accepting: Sequence[PortRange] = ()
     interfaces: Collection[int] | None = None
     loopback: bool = True
 
@@ -74,7 +78,13 @@ class _Step:
 
 def program(watched: Watched) -> tuple[Instruction, ...]:
     """Return the filter. Raises ParseError if the kernel would not take so many separate ranges."""
-    parts = {"tcp": watched.tcp, "udp": watched.udp, "ack": watched.ack, "sent": watched.sent}
+    parts = {
+        "tcp": watched.tcp,
+        "udp": watched.udp,
+        "ack": watched.ack,
+        "sent": watched.sent,
+        "accepting": watched.accepting,
+    }
     steps = [*_whose(watched), *_to_us(), *_by_us(), _Step(RETURN, 0, labels=("reject",))]
     tests = {name: _port_tests(ranges) for name, ranges in parts.items()}
     size = len(steps) + sum(map(len, tests.values()))
@@ -113,13 +123,16 @@ def _whose(watched: Watched) -> Iterator[_Step]:
         yield _Step(LD_WORD, HARDWARE_TYPE, labels=("here",))
         yield _Step(JEQ, ARPHRD_LOOPBACK, no="outside")
         yield _Step(JUMP, yes="reject")
-    # The tag is still there on the interface below: the packet comes again, without it, on the VLAN's own.
+    # The tag is still there on the interface below: the packet comes again, without it, on the VLAN's own. With a
+    # priority and no VLAN (IEEE 802.1Q, VID 0) it is this host's right here.
     yield _Step(LD_WORD, VLAN_TAG_PRESENT, labels=("outside", "here") if watched.loopback else ("outside",))
-    yield _Step(JEQ, 0, no="far reject")
+    yield _Step(JEQ, 0, yes="untagged")
+    yield _Step(LD_WORD, VLAN_TAG)
+    yield _Step(JSET, VLAN_ID, yes="far reject")
     # A packet through lo is seen twice, going out and coming in: only the second is to this host.
-    yield _Step(LD_WORD, PACKET_TYPE)
+    yield _Step(LD_WORD, PACKET_TYPE, labels=("untagged",))
     yield _Step(JEQ, PACKET_HOST, yes="to us")
-    if watched.sent:
+    if watched.sent or watched.accepting:
         yield _Step(JEQ, PACKET_OUTGOING, no="far reject")
         yield _Step(JUMP, yes="by us")
     yield _Step(JUMP, yes="reject", labels=("far reject",))
@@ -166,7 +179,7 @@ def _to_us() -> Iterator[_Step]:
 
 
 def _by_us() -> Iterator[_Step]:
-    """UDP from this host, judged by the port it goes out from."""
+    """UDP and SYN-ACKs from this host, judged by the port they go out from."""
     yield _Step(LD_WORD, PROTOCOL, labels=("by us",))
     yield _Step(JEQ, ETHERTYPE_IPV6, yes="ipv6 by us")
     yield _Step(JEQ, ETHERTYPE_IP, no="reject")
@@ -177,9 +190,15 @@ def _by_us() -> Iterator[_Step]:
     yield _Step(JUMP, yes="transport by us")
     yield _Step(LDX_NUMBER, IPV6_HEADER, labels=("ipv6 by us",))
     yield _Step(LD_BYTE, 6)
-    yield _Step(JEQ, UDP, no="reject", labels=("transport by us",))
+    yield _Step(JEQ, UDP, no="not udp by us", labels=("transport by us",))
     yield _Step(LD_HALF_X, 0)
     yield _Step(JUMP, yes="sent ports")
+    yield _Step(JEQ, TCP, no="reject", labels=("not udp by us",))
+    yield _Step(LD_BYTE_X, FLAGS_AT)
+    yield _Step(JSET, SYN, no="reject")
+    yield _Step(JSET, ACK, no="reject")
+    yield _Step(LD_HALF_X, 0)
+    yield _Step(JUMP, yes="accepting ports")
 
 
 def _placed(step: _Step, at: int, places: dict[str, int]) -> Instruction:

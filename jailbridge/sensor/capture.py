@@ -22,6 +22,7 @@ log = logging.getLogger("jailbridge.sensor")
 _PACKET_STATISTICS, _PACKET_IGNORE_OUTGOING = 6, 23
 _ETH_P_ALL = 3
 _SO_ATTACH_FILTER = 26
+_NOTHING = (bpf.Instruction(bpf.RETURN, 0),)
 
 
 class Capture:
@@ -63,10 +64,15 @@ class Capture:
 
     def refilter(self, program: Sequence[bpf.Instruction]) -> None:
         """Put another filter in the place of the present one, at once; packets in the ring stay. Raises FatalError."""
-        code = ctypes.create_string_buffer(bpf.packed(program))
-        fprog = struct.pack("HP", len(program), ctypes.addressof(code))
         try:
-            self._sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
+            try:
+                self._attach(program)
+            except OSError as error:
+                if error.errno != errno.ENOMEM:
+                    raise
+                # Until they change places the old filter takes room too (net.core.optmem_max); this one hardly any.
+                self._attach(_NOTHING)
+                self._attach(program)
         except OSError as error:
             if error.errno != errno.ENOMEM:
                 raise FatalError(f"the kernel refuses the sensor's packet filter: {error.strerror}") from None
@@ -74,6 +80,11 @@ class Capture:
                 f"the sensor's ports make a filter of {len(program)} instructions, too large for "
                 "net.core.optmem_max: raise that, or watch ranges rather than single ports"
             ) from None
+
+    def _attach(self, program: Sequence[bpf.Instruction]) -> None:
+        code = ctypes.create_string_buffer(bpf.packed(program))
+        fprog = struct.pack("HP", len(program), ctypes.addressof(code))
+        self._sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
 
     def count_drops(self) -> int:
         """Return how many packets the kernel had no room for since the last call, and log them."""

@@ -23,7 +23,6 @@ from typing import Self
 from jailbridge.config.values import PortRange, parse_ports
 from jailbridge.errors import FatalError
 from jailbridge.model.event import Kind, Protocol
-from jailbridge.model.network import shown
 from jailbridge.sensor.connections import ephemeral_ports
 from jailbridge.sensor.decoy_sockets import (
     SPACE,
@@ -40,7 +39,7 @@ from jailbridge.sensor.decoy_sockets import (
     raise_file_limit,
     read_abandoned_ports,
 )
-from jailbridge.sensor.links import ALL, ALL_BUT_LOOPBACK, LinkWatch, indexes
+from jailbridge.sensor.links import ALL, ALL_BUT_LOOPBACK, LinkWatch, indexes, refuse_absent
 from jailbridge.sensor.own import OwnAddresses
 from jailbridge.sensor.packet import Probe, is_martian
 
@@ -147,7 +146,7 @@ class Decoys:
                 if probes:
                     take(probes, now)
                 elif self._failed:
-                    stop.wait(PAUSE_S)
+                    time.sleep(PAUSE_S)
                 if self.dropped > told and now - told_at >= COUNT_DROPS_S:
                     log.warning("kernel drops dropped=%d", self.dropped - told)
                     told, told_at = self.dropped, now
@@ -241,7 +240,7 @@ class Decoys:
             return None
         version, source, protocol = decoy.version, number_of(peer[0]), decoy.protocol
         own = self._own.v4 if version == 4 else self._own.v6
-        if is_martian(version, source) or (self._skip_own and source in own):
+        if self._skip_own if source in own else is_martian(version, source):
             return None
         kind, flags = (Kind.CONNECT, None) if protocol is Protocol.TCP else (Kind.UDP, 0)
         return Probe(version, source, destination, peer[1], decoy.port, protocol, kind, flags, None)
@@ -282,9 +281,7 @@ class _Interfaces:
         self._names = names
         self._read_at = float("-inf")
         self._found, absent = indexes(names)
-        if absent:
-            known = " ".join(name for _, name in socket.if_nameindex())
-            raise FatalError(f"sensor.interfaces names {shown(absent[0])}, which is not on this host: it has {known}")
+        refuse_absent(absent)
 
     def hold(self, index: int, now: float) -> bool:
         if now - self._read_at >= INTERFACES_S:

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Sequence
 
 from jailbridge.errors import FatalError
+from jailbridge.model.network import shown
 
 ALL, ALL_BUT_LOOPBACK = "all", "all-but-loopback"
 
@@ -32,6 +33,13 @@ def indexes(names: Sequence[str]) -> tuple[frozenset[int] | None, tuple[str, ...
     return frozenset(found), tuple(absent)
 
 
+def refuse_absent(names: Sequence[str]) -> None:
+    """Raise FatalError for an interface that is asked for and absent."""
+    if names:
+        known = " ".join(name for _, name in socket.if_nameindex())
+        raise FatalError(f"sensor.interfaces names {shown(names[0])}, which is not on this host: it has {known}")
+
+
 class LinkWatch:
     """Tells that an interface or an address of this network namespace came, went or changed.
 
@@ -43,11 +51,11 @@ class LinkWatch:
             self._socket = socket.socket(
                 socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
             )
+            self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
         except OSError as error:
             raise FatalError(
                 f"the sensor cannot open a netlink socket ({error.strerror}): allow it AF_NETLINK"
             ) from None
-        self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
 
     def fileno(self) -> int:
         """Return what to wait for: readable when something changed."""

@@ -9,6 +9,7 @@ reading /proc/net/tcp, tcp6, udp and udp6 takes 25 to 33 ms (the second goes ove
 /proc serves where the kernel has no sock_diag for TCP or UDP. Its form: Documentation/networking/proc_net_tcp.rst.
 """
 
+import errno
 import logging
 import socket
 import struct
@@ -23,6 +24,9 @@ log = logging.getLogger("jailbridge.sensor")
 
 PROC_NET = Path("/proc/net")
 REFRESH_S = 1.0
+LINGER_S = 60.0
+"""A port counts as live for so long after its service was last there: who comes while it is restarted, and the peers of
+its last connections, are no scanners."""
 _LISTEN = "0A"
 
 # linux/sock_diag.h, linux/inet_diag.h, net/tcp_states.h; idiag_states is a bit for each state, sockid stays empty.
@@ -30,6 +34,7 @@ NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY = 4, 20
 _REQUEST = struct.Struct("=BBBxI48x")
 _STATES = {Protocol.TCP: 1 << 10, Protocol.UDP: 0xFFFF_FFFF}
 _NUMBERS = {Protocol.TCP: socket.IPPROTO_TCP, Protocol.UDP: socket.IPPROTO_UDP}
+_FOR_NOW = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 _PORT = struct.Struct("!4xH")
 
 
@@ -62,24 +67,46 @@ class Listening:
 
     def __init__(self, folder: Path = PROC_NET, ask: Callable[[Protocol], frozenset[int]] = sockets) -> None:
         self.tcp: frozenset[int] = frozenset()
-        """Ports with a listening TCP socket."""
+        """Ports with a listening TCP socket, now or LINGER_S before."""
         self.udp: frozenset[int] = frozenset()
-        """Ports with a UDP socket."""
+        """Ports with a UDP socket, now or LINGER_S before."""
+        self._live: dict[Protocol, frozenset[int]] = dict.fromkeys(Protocol, frozenset())
+        self._gone: dict[Protocol, dict[int, float]] = {protocol: {} for protocol in Protocol}
         self._folder = folder
         self._ask = ask
         self._read_at: float | None = None
         self._has_sock_diag = True
+        self._failed = False
 
-    def refresh(self, now: float, age_s: float = REFRESH_S) -> None:
-        """Read the ports again if the last reading is `age_s` old.
+    def refresh(self, now: float, age_s: float = REFRESH_S) -> bool:
+        """Read the ports again if the last reading is `age_s` old; tell whether it was.
 
         Call it before the packets of a batch are looked at. Raises FatalError where neither sock_diag nor /proc
-        tells.
+        tells at the first reading; a later failure keeps the last known ports and is logged once.
         """
         if self._read_at is not None and now - self._read_at < age_s:
-            return
-        self.tcp, self.udp = self._ports(Protocol.TCP), self._ports(Protocol.UDP)
+            return False
+        try:
+            self.tcp, self.udp = (self._lately(protocol, self._ports(protocol), now) for protocol in Protocol)
+        except FatalError as error:
+            if self._read_at is None:
+                raise
+            if not self._failed:
+                log.warning("the last known live ports stay: %s", error)
+            self._failed = True
+        else:
+            if self._failed:
+                log.info("live ports are read again")
+            self._failed = False
         self._read_at = now
+        return True
+
+    def _lately(self, protocol: Protocol, live: frozenset[int], now: float) -> frozenset[int]:
+        gone = {port: at for port, at in self._gone[protocol].items() if now - at < LINGER_S and port not in live}
+        # What was there at the last reading, however long ago that is, may have been there until just now.
+        gone |= dict.fromkeys(self._live[protocol] - live, now)
+        self._live[protocol], self._gone[protocol] = live, gone
+        return live.union(gone)
 
     def _ports(self, protocol: Protocol) -> frozenset[int]:
         if self._has_sock_diag:
@@ -87,8 +114,9 @@ class Listening:
                 return self._ask(protocol)
             except OSError as error:
                 # ENOENT: the kernel's module tcp_diag or udp_diag is missing. It will not come by itself.
-                self._has_sock_diag = False
-                log.info("no sock_diag for %s (%s), live ports are read from /proc", protocol, error.strerror)
+                if error.errno not in _FOR_NOW:
+                    self._has_sock_diag = False
+                    log.info("no sock_diag for %s (%s), live ports are read from /proc", protocol, error.strerror)
         return self._from_proc(protocol)
 
     def _from_proc(self, protocol: Protocol) -> frozenset[int]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from jailbridge.errors import JailBridgeError, RetryLater
+from jailbridge.errors import FatalError, JailBridgeError, RetryLater
 from jailbridge.model.event import Report
 from jailbridge.model.network import Address
 
@@ -27,6 +27,7 @@ MAX_CACHED = 4096
 CACHED_S = 300.0
 BATCH = 1000
 RETRY_S = 0.5
+CLOSE_S = 0.3
 # The longest name of a host (RFC 1035, 2.3.4), in what its name may hold (RFC 952) and the underscore that is met.
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")
 # What inet_aton(3) and many programs take for an address, as 192.0.513 or 0xc0000201; no top-level domain is a number.
@@ -126,7 +127,7 @@ class Named:
             self._news.notify()
             self._work.notify_all()
         if self._started:
-            self._threads[0].join(2 * RETRY_S)
+            self._threads[0].join(CLOSE_S)
         with self._news:
             if self._held:
                 log.error("scans are lost, the history could not be written: reports=%d", self._held)
@@ -153,8 +154,9 @@ class Named:
                     self._work.wait()
             try:
                 name = plain_name(self._lookup(address))
-            except (OSError, ValueError):
-                # ValueError: what is not even text, a UnicodeError.
+            except Exception as error:  # noqa: BLE001 - whatever a resolver says, a scan is told
+                # OSError mostly; UnicodeError for what is not even text.
+                log.debug("no name address=%s: %s", address, error)
                 name = ""
             with self._news:
                 self._settle(address, name, time.monotonic())
@@ -190,6 +192,10 @@ class Named:
                 continue
             except JailBridgeError as error:
                 self._trouble = error
+                return
+            except Exception:
+                log.exception("the history broke down")
+                self._trouble = FatalError("the history broke down: please report the trace above")
                 return
             if self._trouble is not None:
                 log.info("scans are reported again")

@@ -4,6 +4,7 @@ Forms and numbers: netlink(7), linux/netlink.h.
 """
 
 import errno
+import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -34,9 +35,9 @@ def dump(protocol: int, kind: int, request: bytes) -> Iterator[bytes]:
                     # Where nothing could be listed, the end carries the reason.
                     (code,) = _CODE.unpack_from(part, start)
                     if code < 0:
-                        raise OSError(-code, "netlink")
+                        raise OSError(-code, os.strerror(-code))
                     return
                 if kind == OVERRUN:
-                    raise OSError(errno.ENOBUFS, "netlink")
+                    raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
                 yield part[start : at + length]
                 at += length + 3 & ~3

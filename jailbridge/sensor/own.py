@@ -20,7 +20,7 @@ PAUSE_S = 0.2
 """The least time between two readings: a container that starts changes an interface a dozen times."""
 
 # linux/rtnetlink.h, linux/if_addr.h
-_RTM_NEWADDR, _RTM_GETADDR = 20, 22
+_RTM_GETADDR = 22
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _IFADDRMSG = 8
 _ATTRIBUTE = struct.Struct("=HH")

@@ -93,6 +93,20 @@ def parse(data: bytes) -> Probe | None:
     return None
 
 
+def accepted(data: bytes) -> tuple[int, int, int] | None:
+    """Return whom a SYN-ACK of this host lets in, None for any other bytes: IP version, local port, remote address."""
+    version = data[0] >> 4 if data else 0
+    if version == 4 and len(data) >= IPV4_HEADER:
+        header, protocol, remote = (data[0] & 0x0F) * 4, data[9], data[16:20]
+    elif version == 6 and len(data) >= IPV6_HEADER:
+        header, protocol, remote = IPV6_HEADER, data[6], data[24:40]
+    else:
+        return None
+    if protocol != TCP or len(data) <= header + FLAGS_AT or data[header + FLAGS_AT] & (SYN | ACK) != SYN | ACK:
+        return None
+    return version, data[header] << 8 | data[header + 1], int.from_bytes(remote, "big")
+
+
 def is_martian(version: int, source: int) -> bool:
     """Tell whether no packet from outside can truly have this source; the kernel drops these after we see them.
 

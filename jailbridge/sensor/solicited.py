@@ -32,7 +32,7 @@ class Solicited:
     def sent(self, version: int, local_port: int, remote: int, now: float) -> None:
         """Note that the host sent a packet from this port to that address (IP version, whole number).
 
-        To a subnet's broadcast address the caller says ANYBODY; the others are known by themselves.
+        To a broadcast or multicast address anybody may answer; that of a subnet is not known here.
         """
         if remote >= (_V4_GROUPS if version == 4 else _V6_GROUPS):
             remote = ANYBODY

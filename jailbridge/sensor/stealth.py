@@ -6,24 +6,23 @@ nothing that this host began. PortSentry's advanced mode is this with wide port 
 
 import logging
 import selectors
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from jailbridge.config.values import PortRange, without
 from jailbridge.errors import FatalError, ParseError
 from jailbridge.model.event import Protocol
-from jailbridge.model.network import shown
 from jailbridge.sensor import bpf
 from jailbridge.sensor.capture import Capture
 from jailbridge.sensor.connections import Connections, ephemeral_ports
-from jailbridge.sensor.links import ALL, ALL_BUT_LOOPBACK, LinkWatch, indexes
+from jailbridge.sensor.links import ALL, ALL_BUT_LOOPBACK, LinkWatch, indexes, refuse_absent
 from jailbridge.sensor.listening import Listening
 from jailbridge.sensor.own import OwnAddresses
-from jailbridge.sensor.packet import ACK, Probe, is_martian, parse
+from jailbridge.sensor.packet import ACK, Probe, accepted, is_martian, parse
 from jailbridge.sensor.ring import Captured
 from jailbridge.sensor.solicited import Solicited
 
@@ -34,8 +33,13 @@ WAKE_S = 0.4
 GATHER_S = 0.003
 """After packets were there, more may gather: the first of a scan is seen at once, and a storm is taken in batches."""
 COUNT_DROPS_S = 10.0
-LIVE_S = 0.1
-"""How old the list of live ports may be when a packet is looked at: a new service is no decoy."""
+LIVE_SHARE = 20
+"""The list of live ports is read again after so many times the time that reading took, some 3 ms, 0.1 s on a very busy
+host: a new service is no decoy, and a storm does not make us do nothing else."""
+FIRST_UNPRIVILEGED = 1024
+"""Ports below are services' that stay. Above there are those that listen for one connection only (FTP's passive mode):
+they are gone before we look."""
+MAX_NOTED_RANGES = 64
 LIVE_FILTER_S = 1.0
 """With ack_scans: how old the list of live ports in the kernel's filter may be."""
 
@@ -44,7 +48,7 @@ class Stealth:
     """A watcher of packets: open it with privileges (`with`), run it without.
 
     interfaces    names, `all`, `all-but-loopback`
-    ack_scans     ACK, window and Maimon scans too: an ACK where no connection exists, below the ephemeral ports
+    ack_scans     ACK, window and Maimon scans too: an ACK where no connection exists, outside the ephemeral ports
     skip_own      packets whose source is this host do not count
     skip_live     ports with a live service do not count
     """
@@ -70,13 +74,18 @@ class Stealth:
         outgoing = ((ephemeral.start, ephemeral.stop - 1),)
         self._ack = without(tcp, outgoing) if ack_scans else ()
         self._ack_watched = _bitmap(self._ack)
-        # From these ports our own packets may draw answers when the socket is closed again. Those from others do so too
-        # rarely to look at all that a name server, say, sends from its port.
-        self._sent = without(udp, without(udp, outgoing))
+        # From these ports our own packets may draw answers when the socket is closed again, from the ephemeral ones and
+        # from those that a resolver picks itself (dnsmasq, unbound). Those below do so too rarely to look at all that a
+        # name server, say, sends from its port.
+        self._sent = _few(without(udp, ((1, FIRST_UNPRIVILEGED - 1),)))
+        self._accepting = _few(without(tcp, ((1, FIRST_UNPRIVILEGED - 1),)))
         self._own = OwnAddresses()
         self._listening = Listening()
-        self._connections = Connections() if ack_scans else None
+        self._live_s = 0.0
+        self._connections: Connections | None = None
         self._solicited = Solicited()
+        # By the same rule: to whom a port of ours has answered with a SYN-ACK, is no prober of it.
+        self._accepted = Solicited()
         self._capture: Capture | None = None
         self._links: LinkWatch | None = None
         self._filtered: bpf.Watched | None = None
@@ -94,9 +103,13 @@ class Stealth:
             now = time.monotonic()
             self._own.load(now)
             self._listening.refresh(now)
-            self._filtered, missing = self._wanted()
-            _refuse(missing)
-            self._capture = Capture(_program(self._filtered), outgoing=bool(self._sent))
+            if self._ack:
+                self._connections = Connections()
+            wanted, missing = self._wanted()
+            refuse_absent(missing)
+            # The live services are taken out in `run`, if there is room for them.
+            self._filtered = replace(wanted, ack=self._ack)
+            self._capture = Capture(_program(self._filtered), outgoing=bool(self._sent or self._accepting))
         except BaseException:
             self.close()
             raise
@@ -153,31 +166,45 @@ class Stealth:
             finally:
                 self.ready.clear()
 
-    def _probes(self, batch: Iterable[Captured], now: float) -> Iterator[Probe]:
-        self._listening.refresh(now, LIVE_S)
+    def _probes(self, batch: Sequence[Captured], now: float) -> Iterator[Probe]:
+        if self._listening.refresh(now, self._live_s):
+            self._live_s = LIVE_SHARE * (time.monotonic() - now)
         own = {4: self._own.v4, 6: self._own.v6}
         live = {Protocol.TCP: self._listening.tcp, Protocol.UDP: self._listening.udp}
         watched, skip_live, skip_own = self._watched, self._skip_live, self._skip_own
+        if self._sent or self._accepting:
+            # Before what they answer: a question's answer comes later anyway.
+            for kind, _, data in batch:
+                if kind == bpf.PACKET_OUTGOING:
+                    self._note(data, now)
+        twins: dict[bytes, int] = {}
         for kind, interface, data in batch:
-            if (probe := parse(data)) is None:
+            if kind == bpf.PACKET_OUTGOING or (probe := parse(data)) is None:
                 continue
-            version, source, destination, source_port, port, protocol, _, flags, _ = probe
-            if kind == bpf.PACKET_OUTGOING:
-                self._solicited.sent(version, source_port, destination, now)
+            # A bridge's packet comes from its port and from itself, one right after the other.
+            if twins.setdefault(data, interface) != interface:
                 continue
+            version, source, destination, _, port, protocol, _, flags, _ = probe
             ours = own[version]
             if (
                 destination not in ours
                 # Behind IPv6 extension headers the kernel's filter has not looked.
                 or not watched[protocol][port]
                 or (skip_live and port in live[protocol])
-                or (skip_own and source in ours)
+                or (skip_own if source in ours else is_martian(version, source))
                 or (protocol is Protocol.UDP and self._sent and self._solicited.answers(version, port, source, now))
+                or (protocol is Protocol.TCP and self._accepting and self._accepted.answers(version, port, source, now))
                 or (flags is not None and flags & ACK and not self._is_ack_scan(probe, interface, now))
-                or is_martian(version, source)
             ):
                 continue
             yield probe
+
+    def _note(self, data: bytes, now: float) -> None:
+        """Remember what this host itself sent."""
+        if (peer := accepted(data)) is not None:
+            self._accepted.sent(*peer, now)
+        elif (ours := parse(data)) is not None:
+            self._solicited.sent(ours.version, ours.source_port, ours.destination, now)
 
     def _is_ack_scan(self, probe: Probe, interface: int, now: float) -> bool:
         """Tell whether an ACK came where this host has no connection, nor begins one."""
@@ -198,17 +225,22 @@ class Stealth:
         before = self._filtered.interfaces if self._filtered is not None else None
         if wanted.interfaces != before:
             log.info("interfaces changed watching=%s missing=%s", ",".join(self._interfaces), ",".join(missing))
-        capture.refilter(_program(wanted))
+        try:
+            capture.refilter(_program(wanted))
+        except FatalError:
+            # More live services than a filter has room for: it lets their ACKs pass too, and we leave them aside.
+            capture.refilter(_program(replace(wanted, ack=self._ack)))
         self._filtered = wanted
 
     def _wanted(self) -> tuple[bpf.Watched, Sequence[str]]:
         found, missing = indexes(self._interfaces)
-        live = tuple((port, port) for port in sorted(self._listening.tcp)) if self._ack else ()
+        live = tuple((port, port) for port in sorted(self._listening.tcp))
         watched = bpf.Watched(
             tcp=self._tcp,
             udp=self._udp,
             ack=without(self._ack, live),
             sent=self._sent,
+            accepting=self._accepting,
             interfaces=found,
             loopback=ALL_BUT_LOOPBACK not in self._interfaces or ALL in self._interfaces,
         )
@@ -222,14 +254,13 @@ def _program(watched: bpf.Watched) -> Sequence[bpf.Instruction]:
         raise FatalError(str(error)) from None
 
 
+def _few(ranges: Sequence[PortRange]) -> Sequence[PortRange]:
+    """Return the ranges, or one over all of them: a filter has no room for every list three times."""
+    return ranges if len(ranges) <= MAX_NOTED_RANGES else ((ranges[0][0], ranges[-1][1]),)
+
+
 def _bitmap(ranges: Sequence[PortRange]) -> bytearray:
     watched = bytearray(65536)
     for low, high in ranges:
         watched[low : high + 1] = b"\x01" * (high + 1 - low)
     return watched
-
-
-def _refuse(missing: Sequence[str]) -> None:
-    if missing:
-        known = " ".join(name for _, name in socket.if_nameindex())
-        raise FatalError(f"sensor.interfaces names {shown(missing[0])}, which is not on this host: it has {known}")

@@ -37,6 +37,26 @@ try:
 except (JailBridgeError, OSError) as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
+ROTATION = """
+import os, sys
+from pathlib import Path
+from jailbridge.errors import RetryLater
+from jailbridge.history import file as module
+
+path, user = Path(sys.argv[1]), int(sys.argv[2])
+os.setresuid(user, user, user)
+file = module.HistoryFile(path)
+file.append(["first"])
+path.rename(f"{path}.1")
+os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0))
+try:
+    file.append(["refused"])
+except RetryLater as error:
+    print(error)
+# The rest of the rotation happens while the writer waits.
+module.time.sleep = lambda _: path.chmod(0o640)
+file.append(["second"])
+"""
 FULL = """
 import sys
 from pathlib import Path
@@ -74,6 +94,15 @@ def test_a_user_writes_and_rotates_in_a_folder_that_was_made_for_it(open_folder:
     assert (rotated.read_text(), path.read_text()) == ("first\n", "second\n")
     assert [owner(each) for each in (path.parent, rotated, path)] == [(USER, GROUP)] * 3
     assert owner(path.parent.parent) == (0, 0)
+
+
+def test_in_the_midst_of_a_rotation_a_line_waits_for_the_new_file_to_be_ours(open_folder: Path) -> None:
+    path = open_folder / "portsentry.history"
+    os.chown(open_folder, USER, GROUP)
+    done = run(ROTATION, path, USER)
+    assert done.stderr == ""
+    assert "Permission denied" in done.stdout
+    assert (path.with_suffix(".history.1").read_text(), path.read_text()) == ("first\n", "second\n")
 
 
 def test_a_folder_that_was_there_stays_its_owners_and_a_group_that_was_chosen_stays(open_folder: Path) -> None:

@@ -93,7 +93,7 @@ def folded(data):
 target = ip_address(sys.argv[1]).packed
 with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
     for number in range(int(sys.argv[2])):
-        source = (ip_address("10.99.0.1") + number).packed
+        source = (ip_address(sys.argv[3]) + number).packed
         tcp = struct.pack("!HHIIBBHHH", 40000, 11, number, 0, 0x50, 2, 1024, 0, 0)
         check = folded(source + target + struct.pack("!HH", 6, len(tcp)) + tcp)
         head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 40, 0, 0, 64, 6, 0, source, target)
@@ -402,6 +402,33 @@ def test_a_line_taken_out_of_the_blocked_file_counts_as_with_debians_portsentry(
     assert str(real["history"]).count(SOURCES[0]) == 4
 
 
+@pytest.mark.parametrize("mode", ["stcp", "atcp"])
+def test_who_comes_to_a_service_while_it_restarts_is_left_alone_as_by_debians_portsentry(both: Both, mode: str) -> None:
+    def come(host: Host) -> None:
+        host.processes[0].kill()
+        until("the port is free", lambda: ":540" not in do("ip", "netns", "exec", host.host, "ss", "-Hltn"))
+        # Ours may have noticed.
+        time.sleep(0.3)
+        host.scan(SOURCES[0], "-sT", "540")
+
+    real, ours = both(mode, come, Host.service)
+    assert ours == real
+    assert SOURCES[0] not in str(real["history"])
+
+
+def test_a_forged_packet_from_our_own_address_blocks_nobody_as_with_debians_portsentry(both: Both) -> None:
+    def forge(host: Host) -> None:
+        host.outside_do(sys.executable, "-c", STORM, HOST, "1", HOST)
+
+    def forget(host: Host) -> None:
+        # What Debian's script makes where ifconfig no longer says "addr:".
+        (host.folder / "etc" / "portsentry" / "portsentry.ignore").write_text("127.0.0.1/32\n0.0.0.0\n")
+
+    real, ours = both("stcp", forge, forget)
+    assert ours == real
+    assert HOST not in str(real["history"])
+
+
 # PortSentry 2.0.7, as recorded
 
 
@@ -633,12 +660,26 @@ def test_a_route_that_drops_is_put_back_when_the_blocked_line_is_taken_out(make_
             (host.folder / "lib" / "portsentry" / "portsentry.blocked.stcp").write_text("")
 
 
+def test_a_parent_that_ignores_the_end_of_its_children_does_not_end_the_responses(
+    make_host: Callable[..., Host],
+) -> None:
+    ignoring = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    with make_host(KILL_ROUTE="/bin/true $TARGET$", KILL_RUN_CMD="/bin/false") as host:
+        do("ip", "-n", host.host, "route", "add", "10.99.0.0/16", "via", "10.98.0.10")
+        host.start(sys.executable, "-c", ignoring, *OURS, "-stcp")
+        host.outside_do(sys.executable, "-c", STORM, HOST, "100", "10.99.0.1")
+        until("all are written", lambda: host.kept("portsentry.history").count("Blocked") == 100)
+        until("the last is told", lambda: sum("/bin/false ended with exit code 1" in line for line in host.log) == 100)
+
+
 def test_every_source_of_a_storm_is_blocked_and_written(make_host: Callable[..., Host]) -> None:
     many = 400
     with make_host(KILL_RUN_CMD=None) as host:
         do("ip", "-n", host.host, "route", "add", "10.99.0.0/16", "via", "10.98.0.10")
         host.start(*OURS, "-stcp")
-        host.outside_do(sys.executable, "-c", STORM, HOST, str(many))
+        host.outside_do(sys.executable, "-c", STORM, HOST, str(many), "10.99.0.1")
         until("all are written", lambda: host.kept("portsentry.history").count("Blocked") == many)
         assert len(host.rules()) == many + 1
         assert len(set(host.hosts_deny.read_text().splitlines())) == many + 1

@@ -20,6 +20,7 @@ DEADLINE_S = 20.0
 HOST, PEER = f"jbs{os.getpid()}h", f"jbs{os.getpid()}p"
 HOST_4, PEER_4, OTHER_4, LATER_4 = "192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.9"
 HOST_6, PEER_6 = "2001:db8::1", "2001:db8::2"
+NODAD: dict[str, tuple[str, ...]] = {HOST_4: ("brd", "+"), HOST_6: ("nodad",)}
 NMAP = ["nmap", "-n", "-Pn", "--disable-arp-ping", "--max-retries", "1", "--host-timeout", "15s"]
 
 SENSOR = """
@@ -111,6 +112,34 @@ with socket.create_server(("", 80)) as server:
         connection, _ = server.accept()
         connection.sendall(b"hello")
         connection.close()
+"""
+
+ONE_CONNECTION_EACH = f"""
+import socket
+control = socket.create_server(("{HOST_4}", 2121))
+print("{{}}", flush=True)
+peer, _ = control.accept()
+for port in range(20001, 20011):
+    with socket.create_server(("{HOST_4}", port)) as passive:
+        peer.sendall(b"%d\\n" % port)
+        data, _ = passive.accept()
+    with data:
+        while data.recv(4096): pass
+peer.close()
+"""
+UPLOADS = f"""
+import socket
+with socket.create_connection(("{HOST_4}", 2121)) as control, control.makefile("r") as ports:
+    for port in ports:
+        with socket.create_connection(("{HOST_4}", int(port))) as data:
+            data.sendall(b"x")
+"""
+MANY_LIVE = """
+import resource, socket, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (3000, 3000))
+live = [socket.create_server(("127.0.0.1", port)) for port in range(3001, 8201, 2)]
+print("{}", flush=True)
+sys.stdin.read()
 """
 
 
@@ -380,10 +409,31 @@ def test_behind_ipv6_extension_headers_only_watched_ports_count(watch: Callable[
 
 def test_a_frame_with_a_vlan_tag_of_nobody_here_does_not_count(watch: Callable[..., Watch]) -> None:
     sensor = watch()
-    tag = struct.pack("!HH", 10, 0x86DD)
-    send_frames(tag + ipv6_udp(PEER_6, 11), ethertype=0x8100)
-    send_frames(ipv6_udp(PEER_6, 12))
-    assert sensor.ports() == [12]
+    # Priority 7 in each; the second is of no VLAN, and the host answers it.
+    for vlan, port in ((10, 11), (0, 12)):
+        send_frames(struct.pack("!HH", 0xE000 | vlan, 0x86DD) + ipv6_udp(PEER_6, port), ethertype=0x8100)
+    send_frames(ipv6_udp(PEER_6, 13))
+    assert sensor.ports() == [12, 13]
+
+
+def test_a_packet_to_a_bridge_counts_once(start: Callable[..., Program]) -> None:
+    addresses = (HOST_4, HOST_6)
+    ip("-n", HOST, "link", "add", "br0", "type", "bridge")
+    try:
+        ip("-n", HOST, "address", "flush", "dev", "veth0")
+        ip("-n", HOST, "link", "set", "veth0", "master", "br0")
+        for address in addresses:
+            ip("-n", HOST, "address", "add", f"{address}/{64 if ':' in address else 24}", "dev", "br0", *NODAD[address])
+        ip("-n", HOST, "link", "set", "br0", "up")
+        capture = start(CAPTURE, '["all-but-loopback"]')
+        for port in (500, 501, 502):
+            send_udp(HOST_4, port)
+        assert capture.next() == {"seen": [500, 501, 502]}
+    finally:
+        ip("-n", HOST, "link", "delete", "br0")
+        for address in addresses:
+            size = 64 if ":" in address else 24
+            ip("-n", HOST, "address", "add", f"{address}/{size}", "dev", "veth0", *NODAD[address])
 
 
 def test_ip_options_and_odd_flags_are_told(watch: Callable[..., Watch]) -> None:
@@ -435,6 +485,76 @@ def test_connections_and_live_services_are_no_ack_scans(
     finally:
         client.kill()
         client.wait()
+    assert sensor.ports() == []
+
+
+@pytest.mark.parametrize("ack_scans", [False, True])
+def test_ports_that_listened_for_one_connection_each_count_for_nobody_whom_they_let_in(
+    watch: Callable[..., Watch], start: Callable[..., Program], ack_scans: bool
+) -> None:
+    # As FTP's passive mode: when the sensor looks, the listening socket is closed, and the connection too, often.
+    sensor = watch(tcp_ports="1-65535", ack_scans=ack_scans)
+    start(ONE_CONNECTION_EACH)
+    uploads = inside(PEER, sys.executable, "-c", UPLOADS)
+    assert uploads.returncode == 0, uploads.stderr
+    assert sensor.ports() == []
+    nmap("-sS", "-p", "20001,20002", HOST_4, "-S", OTHER_4, "-e", "veth0")
+    assert sensor.ports() == [20001, 20002]
+
+
+def test_more_live_ports_than_the_filter_has_room_for_end_nothing(
+    watch: Callable[..., Watch], start: Callable[..., Program]
+) -> None:
+    sensor = watch(tcp_ports="1-65535", ack_scans=True)
+    # Any user may open so many.
+    start(MANY_LIVE)
+    # The filter is to fit them once a second.
+    time.sleep(2.0)
+    nmap("-sA", "-p", "3001,3002,3003,3004", HOST_4)
+    assert sensor.ports() == [3002, 3004]
+
+
+def test_a_filter_that_takes_most_of_the_room_for_filters_is_exchanged_for_another(
+    watch: Callable[..., Watch],
+) -> None:
+    ip("-n", HOST, "link", "add", "veth6", "type", "veth", "peer", "name", "veth6", "netns", PEER)
+    # Before Linux 6.8 this is the limit of the whole machine, and not to be seen in here.
+    inside(HOST, "sysctl", "-w", "net.core.optmem_max=20480")
+    sensor = watch(tcp_ports=",".join(map(str, range(1, 1300, 2))), interfaces=["veth0", "veth6"])
+    ip("-n", HOST, "link", "delete", "veth6")
+    changed = time.monotonic()
+    while not any("interfaces changed" in line for line in sensor.program.errors):
+        assert time.monotonic() - changed < DEADLINE_S
+        time.sleep(0.05)
+    nmap("-sS", "-p", "1,4,5", HOST_4)
+    assert sensor.ports() == [1, 5]
+
+
+def test_peers_that_a_service_leaves_behind_are_no_ack_scanners(
+    watch: Callable[..., Watch], start: Callable[..., Program]
+) -> None:
+    service = start(SERVICE)
+    sensor = watch(ack_scans=True)
+    # The filter has taken the port out and put it in again; as from a connection that a crash has reset.
+    time.sleep(1.5)
+    service.kill()
+    time.sleep(1.5)
+    nmap("-sA", "-p", "80,81", HOST_4)
+    assert sensor.ports() == [81]
+
+
+def test_late_answers_to_a_resolver_that_picks_its_own_ports_are_no_probes(watch: Callable[..., Watch]) -> None:
+    sensor = watch(udp_ports="1-65535")
+    script = (
+        "import socket\n"
+        "for port in (1053, 9053, 30053):\n"
+        "    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:\n"
+        "        sock.bind(('', port))\n"
+        f"        sock.sendto(b'question', ('{PEER_4}', 53))\n"
+    )
+    assert inside(HOST, sys.executable, "-c", script).returncode == 0
+    for port in (1053, 9053, 30053):
+        send_udp(HOST_4, port, source=PEER_4)
     assert sensor.ports() == []
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jailbridge.config.values import PortRange, parse_ports
 from jailbridge.model.event import Protocol
 from jailbridge.sensor import bpf
-from jailbridge.sensor.packet import ACK, EXTENSIONS, parse
+from jailbridge.sensor.packet import ACK, EXTENSIONS, accepted, parse
 
 ports = st.one_of(st.integers(1, 12), st.integers(0, 65535))
 port_lists = st.lists(st.tuples(ports, ports), max_size=8).map(
@@ -32,7 +32,7 @@ def run(
     kind: int = HOST,
     hardware: int = ETHERNET,
     interface: int = INTERFACE,
-    tagged: bool = False,
+    tag: int | None = None,
 ) -> int:
     """Run a program as Documentation/networking/filter.rst defines it; return how many bytes it accepts."""
     ancillary = {
@@ -40,7 +40,8 @@ def run(
         bpf.PACKET_TYPE: kind,
         bpf.HARDWARE_TYPE: hardware,
         bpf.INTERFACE: interface,
-        bpf.VLAN_TAG_PRESENT: int(tagged),
+        bpf.VLAN_TAG_PRESENT: int(tag is not None),
+        bpf.VLAN_TAG: tag or 0,
     }
     a = x = at = 0
     while (step := program[at]).code != bpf.RETURN:
@@ -207,6 +208,24 @@ def test_of_outgoing_packets_udp_from_the_ports_asked_for_passes_and_nothing_els
         assert accepted == 0
 
 
+@given(data=packets(), accepting=port_lists)
+def test_of_outgoing_packets_syn_acks_from_the_ports_asked_for_pass(
+    data: bytes, accepting: tuple[PortRange, ...]
+) -> None:
+    whole = program(((1, 65535),), (), ack=((1, 65535),), accepting=accepting)
+    taken = run(whole, data, ethertype=ethertype_of(data), kind=OUTGOING)
+    peer = accepted(data)
+    if peer is None:
+        assert taken == 0
+    elif taken:
+        # Of fragments and odd headers the filter lets fewer pass.
+        assert any(low <= peer[1] <= high for low, high in accepting)
+    for plain in (ipv4(tcp(9, 0x12), following=6), ipv6(tcp(9, 0x12), following=6)):
+        assert accepted(plain) == (plain[0] >> 4, 4000, 0)
+        listed = any(low <= 4000 <= high for low, high in accepting)
+        assert run(whole, plain, ethertype=ethertype_of(plain), kind=OUTGOING) == (bpf.SNAP if listed else 0)
+
+
 @given(data=packets(), kind=st.sampled_from([HOST, OUTGOING]))
 def test_packets_of_other_interfaces_never_pass(data: bytes, kind: int) -> None:
     wide = ((1, 65535),)
@@ -215,11 +234,14 @@ def test_packets_of_other_interfaces_never_pass(data: bytes, kind: int) -> None:
         assert run(whole, data, ethertype=ethertype_of(data), kind=kind) == 0
 
 
-@given(data=packets(), kind=st.sampled_from([HOST, OUTGOING]))
-def test_a_packet_that_still_has_its_vlan_tag_never_passes(data: bytes, kind: int) -> None:
+@given(data=packets(), tag=st.integers(0, 0xFFFF))
+def test_a_packet_that_still_has_a_vlans_tag_never_passes_and_a_mere_priority_changes_nothing(
+    data: bytes, tag: int
+) -> None:
     wide = ((1, 65535),)
     whole = program(wide, wide, ack=wide, sent=wide)
-    assert run(whole, data, ethertype=ethertype_of(data), kind=kind, tagged=True) == 0
+    untagged = run(whole, data, ethertype=ethertype_of(data))
+    assert run(whole, data, ethertype=ethertype_of(data), tag=tag) == (0 if tag & 0x0FFF else untagged)
 
 
 @given(data=packets())
@@ -244,6 +266,7 @@ def test_a_version_that_contradicts_the_ethertype_never_passes() -> None:
 @given(st.one_of(st.binary(), packets()))
 def test_no_bytes_make_the_parser_fail(data: bytes) -> None:
     parse(data)
+    accepted(data)
 
 
 @given(data=packets(), rest=st.binary(max_size=300))

@@ -47,6 +47,7 @@ def test_an_event_is_one_object_with_every_key() -> None:
         "port": 23,
         "protocol": "tcp",
         "kind": "unknown",
+        "flags": None,
         "ignored": None,
         "triggered": None,
         "dialect": "1.2",

@@ -233,7 +233,10 @@ def test_what_a_refused_value_would_have_said_is_not_told_to_be_missing() -> Non
         (
             Mode.STEALTH,
             'TCP_PORTS="1"\nADVANCED_PORTS_TCP="5"',
-            "line 5: ADVANCED_PORTS_TCP: is PortSentry 1.2's alone: put the ports into TCP_PORTS and UDP_PORTS",
+            (
+                "line 5: ADVANCED_PORTS_TCP: is PortSentry 1.2's alone: start one of its modes (-atcp), "
+                "or put the ports into TCP_PORTS and UDP_PORTS"
+            ),
         ),
         (Mode.CONNECT, 'TCP_PORTS="1"\nBLOCK_TCP="2"', "line 5: BLOCK_TCP: 2 runs KILL_RUN_CMD, which is not set"),
         (

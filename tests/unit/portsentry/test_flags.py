@@ -37,7 +37,7 @@ def test_a_mode_of_1_2_goes_to_the_background_and_to_syslog(mode: str) -> None:
     assert isinstance(asked, Invocation)
     assert (asked.mode, asked.version) == (Mode(mode), 1)
     assert (asked.log, asked.daemonize, asked.interfaces) == (LogTarget.SYSLOG, True, ("ALL",))
-    assert (asked.local_check, asked.service_check) == (False, True)
+    assert (asked.local_check, asked.service_check) == (True, True)
 
 
 def test_a_mode_of_1_2_may_stay_in_the_foreground_with_another_file() -> None:

@@ -1,4 +1,5 @@
 import os
+import resource
 import time
 from collections.abc import Sequence
 from ipaddress import ip_address
@@ -9,7 +10,7 @@ import pytest
 from jailbridge.config.portsentry_conf import Mode, PortsentryConf, parse
 from jailbridge.errors import RetryLater
 from jailbridge.model.event import Protocol
-from jailbridge.portsentry.respond import HostsDeny, Ran, Response, run_command
+from jailbridge.portsentry.respond import MAX_DENY_BYTES, HostsDeny, Ran, Response, run_command
 
 V4, V6 = ip_address("192.0.2.7"), ip_address("2001:db8::7")
 CONF = """
@@ -113,6 +114,35 @@ def test_a_line_is_appended_after_an_unfinished_one_and_never_twice(tmp_path: Pa
     assert path.read_text() == "# mine\nsshd: 192.0.2.1\nALL: 192.0.2.7 \nALL: 192.0.2.8\n"
 
 
+def test_a_line_that_the_disk_has_no_room_for_leaves_no_beginning_that_names_somebody_else(tmp_path: Path) -> None:
+    path = tmp_path / "hosts.deny"
+    path.write_text("# mine")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len("# mine\nALL: 192.0.2."), before[1]))
+    try:
+        with pytest.raises(RetryLater, match="No space left"):
+            HostsDeny(path).append("ALL: 192.0.2.7")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_text() == "# mine"
+
+
+@pytest.mark.parametrize("end", ["\\", "\\\n"])
+def test_a_line_does_not_become_part_of_one_that_goes_on(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "hosts.deny"
+    path.write_text(f"# mine {end}")
+    HostsDeny(path).append("ALL: 192.0.2.7")
+    assert path.read_text() == "# mine \\\n\nALL: 192.0.2.7\n"
+
+
+def test_a_file_that_strangers_have_filled_is_not_read_into_memory(tmp_path: Path) -> None:
+    path = tmp_path / "hosts.deny"
+    path.touch()
+    os.truncate(path, MAX_DENY_BYTES + 1)
+    with pytest.raises(RetryLater, match="over 16 MiB"):
+        HostsDeny(path).append("ALL: 192.0.2.7")
+
+
 def test_a_line_that_somebody_took_out_is_appended_again(tmp_path: Path) -> None:
     path = tmp_path / "hosts.deny"
     deny = HostsDeny(path)
@@ -148,6 +178,12 @@ def test_a_symbolic_link_of_another_user_is_not_followed(tmp_path: Path) -> None
     with pytest.raises(RetryLater, match="symbolic link of user 65534"):
         HostsDeny(tmp_path / "hosts.deny").append("ALL: 192.0.2.7")
     assert (tmp_path / "victim").read_text() == ""
+
+
+def test_a_symbolic_link_to_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "hosts.deny").symlink_to("hosts.deny")
+    with pytest.raises(RetryLater, match=r"cannot be written: .*symbolic links"):
+        HostsDeny(tmp_path / "hosts.deny").append("ALL: 192.0.2.7")
 
 
 def test_a_pipe_in_its_place_is_refused_at_once(tmp_path: Path) -> None:

@@ -27,14 +27,14 @@ def test_a_name_that_no_interface_can_have_is_absent(name: str) -> None:
 
 
 def test_a_list_that_the_kernel_refuses_is_an_error() -> None:
-    with pytest.raises(OSError, match="netlink") as refused:
+    with pytest.raises(OSError, match=r"not supported|No such file") as refused:
         list(dump(socket.NETLINK_ROUTE, 250, bytes(8)))
     assert refused.value.errno == errno.EOPNOTSUPP
 
 
 def test_a_list_that_ends_with_an_error_is_an_error() -> None:
     # A protocol without a module for sock_diag.
-    with pytest.raises(OSError, match="netlink") as refused:
+    with pytest.raises(OSError, match=r"not supported|No such file") as refused:
         list(dump(SOCK_DIAG, BY_FAMILY, bytes([socket.AF_INET, DCCP]) + bytes(54)))
     assert refused.value.errno == errno.ENOENT
 

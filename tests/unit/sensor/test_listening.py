@@ -1,3 +1,4 @@
+import errno
 import socket
 from pathlib import Path
 
@@ -56,24 +57,50 @@ def test_the_change_to_proc_is_logged_once(net: Path, caplog: pytest.LogCaptureF
     ]
 
 
+def changing(*lives: set[int]) -> Listening:
+    """What is live at each reading, of either protocol."""
+    readings = iter([live for live in lives for _ in Protocol])
+    return Listening(ask=lambda _: frozenset(next(readings)))
+
+
+def test_a_port_stays_live_for_a_minute_after_its_service_went() -> None:
+    listening = changing({22, 80}, {22}, {22}, {22})
+    live = []
+    for now in (0.0, 100.0, 159.9, 160.0):
+        listening.refresh(now, 0.0)
+        live.append(listening.tcp)
+        assert listening.udp == listening.tcp
+    # At 100 it may have been there until just then: nobody looked since.
+    assert live == [{22, 80}, {22, 80}, {22, 80}, {22}]
+
+
+def test_a_port_that_comes_again_within_the_minute_goes_on() -> None:
+    listening = changing({80}, set(), {80}, set(), set())
+    live = []
+    for now in (0.0, 50.0, 60.0, 61.0, 121.0):
+        listening.refresh(now, 0.0)
+        live.append(80 in listening.tcp)
+    assert live == [True, True, True, True, False]
+
+
 def test_connections_after_the_listening_sockets_are_not_read() -> None:
     many = iter(table(("00000000:0016", "0A"), *[("0A000001:C000", "01")] * 9).splitlines())
     assert list(listening_ports(many)) == [22]
     assert len(list(many)) == 8
 
 
-def test_a_service_that_comes_and_one_that_goes_are_known_a_second_later(from_proc: Listening, net: Path) -> None:
+def test_a_service_that_comes_is_known_a_second_later(from_proc: Listening, net: Path) -> None:
     (net / "tcp").write_text(table(("00000000:08AE", "0A")))
     from_proc.refresh(0.9)
     assert from_proc.tcp == {22, 631, 80}
     from_proc.refresh(1.0)
-    assert from_proc.tcp == {2222, 80}
+    assert from_proc.tcp == {22, 631, 2222, 80}
 
 
 def test_the_caller_may_want_it_fresher(from_proc: Listening, net: Path) -> None:
     (net / "tcp").write_text(table(("00000000:08AE", "0A")))
     from_proc.refresh(0.1, age_s=0.1)
-    assert from_proc.tcp == {2222, 80}
+    assert 2222 in from_proc.tcp
 
 
 def test_a_kernel_without_ipv6_has_no_second_files(net: Path) -> None:
@@ -88,6 +115,30 @@ def test_a_kernel_without_ipv6_has_no_second_files(net: Path) -> None:
 def test_without_sock_diag_and_proc_it_is_an_error_rather_than_no_service(tmp_path: Path) -> None:
     with pytest.raises(FatalError, match=f"{tmp_path}/tcp is not there: mount /proc"):
         Listening(tmp_path, no_sock_diag).refresh(0.0)
+
+
+def test_a_later_failure_keeps_the_last_known_ports_and_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    fails = False
+
+    def ask(protocol: Protocol) -> frozenset[int]:
+        if fails:
+            raise OSError(errno.ENFILE, "Too many open files in system")
+        return frozenset({22 if protocol is Protocol.TCP else 53})
+
+    listening = Listening(tmp_path, ask)
+    listening.refresh(0.0)
+    fails = True
+    for now in (2.0, 4.0):
+        listening.refresh(now)
+        assert listening.tcp == {22}
+        assert listening.udp == {53}
+    fails = False
+    listening.refresh(6.0)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert caplog.messages[1] == "live ports are read again"
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
