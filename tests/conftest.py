@@ -23,6 +23,7 @@ PROGRAMS = {
     "nmap": "nmap",
     "fail2ban-server": "fail2ban",
     "tcpdmatch": "tcpd",
+    "sysctl": "procps",
 }
 # What only the tests marked `needs(PROGRAM)` need besides.
 MORE_PROGRAMS = {"portsentry": "portsentry; make test only unpacks it"}
