@@ -39,12 +39,11 @@ from jailbridge.sensor.decoy_sockets import (
     raise_file_limit,
     read_abandoned_ports,
 )
-from jailbridge.sensor.links import ALL, ALL_BUT_LOOPBACK, LinkWatch, indexes, refuse_absent
+from jailbridge.sensor.links import ALL, LinkWatch, indexes, refuse_absent
 from jailbridge.sensor.own import OwnAddresses
 from jailbridge.sensor.packet import Probe, is_martian
 
 log = logging.getLogger("jailbridge.sensor")
-
 
 WAKE_S = 0.4
 """How long a stop may go unnoticed."""
@@ -57,8 +56,6 @@ COUNT_DROPS_S = 10.0
 HOLD_S, HELD_MOST = 1.0, 128
 """How long, and how many at once, connections stay half closed so that the banner arrives."""
 SPARE_FILES = HELD_MOST + 128
-
-INTERFACES_S = 1.0
 
 
 @dataclass(slots=True)
@@ -97,7 +94,7 @@ class Decoys:
         self._ports = {Protocol.TCP: tcp, Protocol.UDP: udp}
         self._banner = banner.encode()
         self._names = interfaces
-        self._interfaces: _Interfaces | None = None
+        self._interfaces: frozenset[int] | None = None
         self._skip_own = skip_own
         self._own = OwnAddresses()
         self._links: LinkWatch | None = None
@@ -140,7 +137,10 @@ class Decoys:
                 now = time.monotonic()
                 self._failed = False
                 if self._links is not None:
-                    self._own.refresh(now, self._links.changed())
+                    changed = self._links.changed()
+                    self._own.refresh(now, changed)
+                    if changed:
+                        self._interfaces, _ = indexes(self._names)
                 probes = [probe for number, _ in ready for probe in self._turn(self._decoys[number], now)]
                 self._let_go(now)
                 if probes:
@@ -159,8 +159,8 @@ class Decoys:
         tcp, udp = (sum(high + 1 - low for low, high in part) * len(on) for part in self._ports.values())
         raise_file_limit(tcp + udp + SPARE_FILES)
         # What comes in by the loopback is from this host, whose own probes never count.
-        if not {ALL, ALL_BUT_LOOPBACK} & set(self._names):
-            self._interfaces = _Interfaces(self._names)
+        self._interfaces, absent = indexes(self._names)
+        refuse_absent(absent)
         listen_on = functools.partial(listen, backlog=backlog_of(tcp), abandoned=functools.cache(read_abandoned_ports))
         for protocol, ranges in self._ports.items():
             ports = [port for low, high in ranges for port in range(low, high + 1)]
@@ -228,15 +228,15 @@ class Decoys:
             connection.close()
             raise
         self._answer(connection, now)
-        return self._probe(decoy, peer, number_of(destination), index, now)
+        return self._probe(decoy, peer, number_of(destination), index)
 
-    def _receive(self, decoy: _Decoy, now: float) -> Probe | None:
+    def _receive(self, decoy: _Decoy, _now: float) -> Probe | None:
         _, ancillary, _, peer = decoy.sock.recvmsg(0, SPACE)
         index, destination = arrived(ancillary) or (0, None)
-        return None if destination is None else self._probe(decoy, peer, destination, index, now)
+        return None if destination is None else self._probe(decoy, peer, destination, index)
 
-    def _probe(self, decoy: _Decoy, peer: tuple[str, int], destination: int, index: int, now: float) -> Probe | None:
-        if self._interfaces is not None and not self._interfaces.hold(index, now):
+    def _probe(self, decoy: _Decoy, peer: tuple[str, int], destination: int, index: int) -> Probe | None:
+        if self._interfaces is not None and index not in self._interfaces:
             return None
         version, source, protocol = decoy.version, number_of(peer[0]), decoy.protocol
         own = self._own.v4 if version == 4 else self._own.v6
@@ -272,22 +272,6 @@ class Decoys:
         if now - self._complained_at >= COMPLAIN_S:
             self._complained_at = now
             log.warning("a probe is not seen yet protocol=%s port=%d error=%s", decoy.protocol, decoy.port, error)
-
-
-class _Interfaces:
-    """Tells which interfaces count, by the kernel's indexes; read again after a second: interfaces come and go."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
-        self._read_at = float("-inf")
-        self._found, absent = indexes(names)
-        refuse_absent(absent)
-
-    def hold(self, index: int, now: float) -> bool:
-        if now - self._read_at >= INTERFACES_S:
-            self._found, _ = indexes(self._names)
-            self._read_at = now
-        return self._found is None or index in self._found
 
 
 def _text(ports: Sequence[int]) -> str:

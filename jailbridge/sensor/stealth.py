@@ -40,6 +40,7 @@ FIRST_UNPRIVILEGED = 1024
 """Ports below are services' that stay. Above there are those that listen for one connection only (FTP's passive mode):
 they are gone before we look."""
 MAX_NOTED_RANGES = 64
+"""Of the ports whose own packets are noted: beyond, one range stands for all."""
 LIVE_FILTER_S = 1.0
 """With ack_scans: how old the list of live ports in the kernel's filter may be."""
 

@@ -650,6 +650,26 @@ def test_an_interface_counts_for_ipv6_connections_too(watch: Callable[..., Watch
     assert [probe[6] for probe in others.probes(1)] == [4]
 
 
+def test_an_interface_that_goes_and_comes_again_counts(watch: Callable[..., Watch]) -> None:
+    def link() -> None:
+        ip("-n", HOST, "link", "add", "veth7", "type", "veth", "peer", "name", "veth7", "netns", PEER)
+        for name, address in ((HOST, "192.0.2.65"), (PEER, "192.0.2.66")):
+            ip("-n", name, "address", "add", f"{address}/30", "dev", "veth7")
+            ip("-n", name, "link", "set", "veth7", "up")
+
+    link()
+    try:
+        decoys = watch(tcp="7-9", interfaces=["veth7"])
+        connect("192.0.2.65", 7)
+        assert decoys.ports(1) == [7]
+        ip("-n", HOST, "link", "delete", "veth7")
+        link()
+        connect("192.0.2.65", 8)
+        assert decoys.ports(2) == [7, 8]
+    finally:
+        ip("-n", HOST, "link", "delete", "veth7")
+
+
 def test_datagrams_without_room_are_counted(start: Callable[..., Program]) -> None:
     program = start(HOST, DECOYS, json.dumps({"udp": "7"}))
     outside(SEND_UDP, PEER_4, HOST_4, 7, 7, 3000)
