@@ -1,4 +1,4 @@
-"""Turns log lines into bans: parses, looks up the past, has policy decide. Holds this moment's exemptions.
+"""Turns log lines into bans: parses, looks up the past, has policy decide.
 
 While an allow list cannot be read nobody new is banned: lines wait in their files, unread, and the error is loud.
 """
@@ -11,74 +11,56 @@ from datetime import datetime
 from heapq import nsmallest
 
 from jailbridge.config import Settings
-from jailbridge.config.settings import TailFormat, TailSettings
+from jailbridge.config.settings import TailSettings
+from jailbridge.daemon.exemptions import PresentExemptions
 from jailbridge.errors import ParseError, RetryLater
-from jailbridge.history.dialects import parse
-from jailbridge.host import surroundings
+from jailbridge.history.formats import reader
 from jailbridge.ledger import Ledger
 from jailbridge.model.ban import Ban, EndReason
 from jailbridge.model.event import Dialect, Evidence, LogLine, ScanEvent
 from jailbridge.model.network import Network, network_text, shown
-from jailbridge.policy.allow import allowed
 from jailbridge.policy.decide import Past, banned_network, decide, evidence_of
 from jailbridge.policy.exempt import Exemptions
 
 log = logging.getLogger("jailbridge.policy")
 
-# Addresses, routes and allow files are read again at most this often.
-FRESH_S = 1.0
 # What an outsider can cause again and again is told this often.
 QUIET_S = 60.0
-_DIALECTS = {TailFormat.PORTSENTRY_1: Dialect.PORTSENTRY_1, TailFormat.PORTSENTRY_2: Dialect.PORTSENTRY_2}
 
 
 class Judge:
     """Decides on lines, one batch at a time. `clock` is monotonic, in seconds."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        exemptions: PresentExemptions,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = settings
         self._ledger = ledger
+        self._exemptions = exemptions
         self._clock = clock
         self._tails: Mapping[str, TailSettings] = {str(tail.path): tail for tail in settings.tail}
-        self._exemptions: Exemptions | None = None
-        self._read_at = float("-inf")
+        self._readers = {path: reader(tail.format) for path, tail in self._tails.items()}
         total = ("policy.max_new_bans_per_minute", Brake(settings.policy.max_new_bans_per_minute))
         spoofable = ("policy.max_new_spoofable_per_minute", Brake(settings.policy.max_new_spoofable_per_minute))
         self._brakes = {Evidence.HANDSHAKE: [total], Evidence.SPOOFABLE: [spoofable, total]}
         self._told: dict[str, float] = {}
-        self.problem: str | None = None
         self.counts: Counter[str] = Counter()
-
-    def exemptions(self) -> Exemptions | None:
-        """Return who is exempt now, None while a list cannot be read (`problem` says which, and how to mend it)."""
-        now = self._clock()
-        if now - self._read_at >= FRESH_S:
-            self._read_at = now
-            try:
-                self._exemptions = Exemptions.of(allowed(self._settings.policy), surroundings())
-                problem = None
-            except RetryLater as error:
-                self._exemptions = None
-                problem = str(error)
-            if problem != self.problem:
-                if problem is not None:
-                    log.error("%s", problem)
-                else:
-                    log.info("allow lists are readable again")
-            self.problem = problem
-        return self._exemptions
 
     def bans(self, lines: Sequence[LogLine], now: datetime) -> Sequence[Ban]:
         """Return the new and changed bans that these lines lead to. Raises RetryLater while nobody may be banned.
 
         Ends in the ledger what makes room for them.
         """
-        exemptions = self.exemptions()
+        exemptions = self._exemptions()
         if exemptions is None:
-            raise RetryLater(self.problem or "exemptions are not known")
+            raise RetryLater(self._exemptions.problem or "exemptions are not known")
         scans = []
         for line in lines:
-            if (read := self._event(line)) is not None:
+            if (read := self._event(line, now)) is not None:
                 event, dialect = read
                 scans.append((line, event, dialect, banned_network(event, self._settings.policy, exemptions)))
         self._end_over({network for *_, network in scans}, now)
@@ -104,9 +86,9 @@ class Judge:
             for _ in range(number):
                 brake.count(now)
 
-    def _event(self, line: LogLine) -> tuple[ScanEvent, Dialect] | None:
+    def _event(self, line: LogLine, now: datetime) -> tuple[ScanEvent, Dialect] | None:
         try:
-            read = parse(line.text, _DIALECTS.get(self._tails[line.path].format))
+            read = self._readers[line.path](line.text, now)
         except ParseError as error:
             self.counts["refused"] += 1
             text = shown(line.text.decode("latin-1"))

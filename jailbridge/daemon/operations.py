@@ -10,6 +10,7 @@ from typing import Any
 
 from jailbridge.config import Settings
 from jailbridge.config.values import parse_ban_duration
+from jailbridge.daemon.exemptions import PresentExemptions
 from jailbridge.daemon.judge import Judge
 from jailbridge.daemon.wiring import STORES, attached_stores
 from jailbridge.errors import GiveUp, RetryLater
@@ -39,9 +40,10 @@ class Operations:
     def __init__(self, settings: Settings, ledger: Ledger, clock: Callable[[], datetime] = utc_now) -> None:
         self.settings = settings
         self.ledger = ledger
-        self.judge = Judge(settings, ledger)
+        self.exemptions = PresentExemptions(settings.policy)
+        self.judge = Judge(settings, ledger, self.exemptions)
         self.controller = Controller(
-            ledger, list(attached_stores(settings)), settings.policy, self.judge.exemptions, boot_id(), brake=self.judge
+            ledger, list(attached_stores(settings)), settings.policy, self.exemptions, boot_id(), brake=self.judge
         )
         self.lock = threading.RLock()
         self.clock = clock
@@ -72,7 +74,7 @@ class Operations:
                 "enforce": self.settings.policy.enforce,
                 "bans": len(self.ledger.bans()),
                 "lines": dict(self.judge.counts),
-                "problems": [*filter(None, [self.judge.problem]), *self.troubles().values()],
+                "problems": [*filter(None, [self.exemptions.problem]), *self.troubles().values()],
                 **plan_answer(plan),
             }
 
@@ -135,7 +137,7 @@ class Operations:
         """End what has ended, then bring the stores in line; return what is left over."""
         with self.lock:
             now = self.clock()
-            exemptions = self.judge.exemptions()
+            exemptions = self.exemptions()
             bans = self.ledger.bans()
             self.ledger.end([n for n, ban in bans.items() if ban.is_over(now)], EndReason.EXPIRED, now=now)
             if exemptions is not None:
@@ -153,9 +155,9 @@ class Operations:
             return self.controller.restore(now) if self.settings.policy.enforce else self.controller.plan(now)
 
     def _refuse_exempt(self, networks: Sequence[Network], session: str | None) -> None:
-        exemptions = self.judge.exemptions()
+        exemptions = self.exemptions()
         if exemptions is None:
-            raise RetryLater(f"{self.judge.problem}; --force bans all the same")
+            raise RetryLater(f"{self.exemptions.problem}; --force bans all the same")
         for network in networks:
             exemption = exemptions.find(network)
             if exemption is not None:

@@ -5,7 +5,6 @@ from what follows. Of a source's name only what `history.dialects` would write s
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime
 from itertools import islice
 
@@ -64,7 +63,7 @@ def already_blocked_2(event: ScanEvent, name: str = "") -> str:
 
 def scan_2(event: ScanEvent, local: datetime, name: str = "", *, noblock: bool, blocked: bool) -> tuple[str, str]:
     """Return 2.x's log line of a probe, and its history line, which begins with the local time of the writing."""
-    line = format_2(replace(event, time=local), local, name=name, noblock=noblock, blocked=blocked)
+    line = format_2(event._replace(time=local), local, name=name, noblock=noblock, blocked=blocked)
     return line.partition(" ")[2], line
 
 

@@ -1,6 +1,5 @@
 """What is written is read back; an edited line names the address of PortSentry's own field, or none."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
@@ -87,7 +86,7 @@ def test_a_line_of_2_reads_back(
     event: ScanEvent, zone: timezone, name: str, noblock: bool | None, blocked: bool | None
 ) -> None:
     line = format_2(event, event.time.astimezone(zone), name=name, noblock=noblock, blocked=blocked).encode("ascii")
-    told = replace(event, time=event.time.replace(microsecond=event.time.microsecond // 1000 * 1000))
+    told = event._replace(time=event.time.replace(microsecond=event.time.microsecond // 1000 * 1000))
     assert parse(line) == (told, Dialect.PORTSENTRY_2)
 
 

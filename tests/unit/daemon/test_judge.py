@@ -1,8 +1,8 @@
 """Real lines, a real ledger, this machine's own place in the network; only the clocks are ours."""
 
 import logging
-from collections.abc import Iterator
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from jailbridge.config import Settings, parse
-from jailbridge.daemon.judge import FRESH_S, Brake, Judge
+from jailbridge.daemon.exemptions import FRESH_S, PresentExemptions
+from jailbridge.daemon.judge import Brake, Judge
 from jailbridge.errors import RetryLater
 from jailbridge.history.dialects import format_1, format_2
 from jailbridge.host import surroundings
@@ -61,9 +62,13 @@ def settings(allow_file: Path, *, tail: dict[str, str] | None = None, **policy: 
     )
 
 
+def judge_of(settings: Settings, ledger: Ledger, clock: Callable[[], float] = time.monotonic) -> Judge:
+    return Judge(settings, ledger, PresentExemptions(settings.policy, clock), clock)
+
+
 @pytest.fixture
 def judge(ledger: Ledger, allow_file: Path, clock: Clock) -> Judge:
-    return Judge(settings(allow_file), ledger, clock)
+    return judge_of(settings(allow_file), ledger, clock)
 
 
 def event(address: str, kind: Kind = Kind.SYN, *, time: datetime = NOW) -> ScanEvent:
@@ -98,7 +103,7 @@ def test_lines_of_both_dialects_become_bans(judge: Judge) -> None:
 
 
 def test_a_line_of_another_dialect_than_the_tails_is_refused(ledger: Ledger, allow_file: Path) -> None:
-    judge = Judge(settings(allow_file, tail={"format": "portsentry-1.2"}), ledger)
+    judge = judge_of(settings(allow_file, tail={"format": "portsentry-1.2"}), ledger)
     assert judge.bans(scans("198.18.0.1"), NOW) == []
     assert judge.counts == {"refused": 1}
 
@@ -124,7 +129,7 @@ def test_a_flood_of_refused_lines_is_told_once_a_minute(
 
 def test_a_line_of_2_that_says_less_than_triggered_bans_nobody(judge: Judge) -> None:
     for changes in ({"triggered": None}, {"triggered": False}, {"ignored": True}, {"ignored": None}):
-        scan = replace(event("198.18.0.1"), **changes)
+        scan = event("198.18.0.1")._replace(**changes)
         assert judge.bans([line(format_2(scan, NOW))], NOW) == []
 
 
@@ -151,14 +156,14 @@ def test_while_an_allow_list_cannot_be_read_nobody_is_banned_and_it_recovers(
     for _ in range(3):
         with pytest.raises(RetryLater, match=rf"allow file {allow_file}:2: .*nobody new is banned until it is mended"):
             judge.bans(scans("198.18.0.2"), NOW)
-        assert not judge.exemptions()
+        assert not judge._exemptions()
         clock.now += FRESH_S
     (told,) = caplog.messages
-    assert told == judge.problem
+    assert told == judge._exemptions.problem
 
     allow_file.write_text("198.18.0.1\n")
     assert names(judge.bans(scans("198.18.0.1", "198.18.0.2"), NOW)) == ["198.18.0.2"]
-    assert not judge.problem
+    assert not judge._exemptions.problem
     assert caplog.messages[-1] == "allow lists are readable again"
 
 
@@ -171,7 +176,7 @@ def test_a_list_that_disappears_is_noticed(judge: Judge, allow_file: Path, clock
 
 
 def test_lists_are_read_again_at_most_once_a_second(judge: Judge, allow_file: Path, clock: Clock) -> None:
-    judge.exemptions()
+    judge._exemptions()
     allow_file.write_text("198.18.0.1\n")
     clock.now += FRESH_S / 2
     assert len(judge.bans(scans("198.18.0.1"), NOW)) == 1
@@ -209,7 +214,7 @@ def test_forgeable_evidence_later_in_a_batch_does_not_shorten_a_ban(judge: Judge
 
 
 def test_a_source_counts_once_against_the_brake(ledger: Ledger, allow_file: Path, clock: Clock) -> None:
-    judge = Judge(settings(allow_file, max_new_spoofable_per_minute=2), ledger, clock)
+    judge = judge_of(settings(allow_file, max_new_spoofable_per_minute=2), ledger, clock)
     seen = ["198.18.0.1", "198.18.0.1", "198.18.0.1", "198.18.0.2"]
     assert names(judge.bans(scans(*seen), NOW)) == ["198.18.0.1", "198.18.0.2"]
 
@@ -254,7 +259,7 @@ def test_lines_before_an_unban_are_old_and_lines_after_it_are_new(judge: Judge, 
 
 
 def test_forgeable_bans_are_braked_and_proven_ones_are_not(ledger: Ledger, allow_file: Path, clock: Clock) -> None:
-    judge = Judge(settings(allow_file, max_new_spoofable_per_minute=3), ledger, clock)
+    judge = judge_of(settings(allow_file, max_new_spoofable_per_minute=3), ledger, clock)
     assert names(judge.bans(scans(*sources(10)), NOW)) == sources(3)
     assert judge.counts == {"accepted": 10, "braked": 7}
     assert len(judge.bans(scans(*sources(10, 100), kind=Kind.CONNECT), NOW)) == 10
@@ -265,7 +270,7 @@ def test_forgeable_bans_are_braked_and_proven_ones_are_not(ledger: Ledger, allow
 
 
 def test_the_brake_on_new_bans_is_for_all_together(ledger: Ledger, allow_file: Path, clock: Clock) -> None:
-    judge = Judge(settings(allow_file, max_new_bans_per_minute=5), ledger, clock)
+    judge = judge_of(settings(allow_file, max_new_bans_per_minute=5), ledger, clock)
     assert len(judge.bans(scans(*sources(3)), NOW)) == 3
     assert names(judge.bans(scans(*sources(9, 10), kind=Kind.CONNECT), NOW)) == sources(2, 10)
     assert judge.bans(scans(*sources(1, 50)), NOW) == []
@@ -276,7 +281,7 @@ def test_the_brake_on_new_bans_is_for_all_together(ledger: Ledger, allow_file: P
 def test_what_is_braked_is_told_once_a_minute_with_its_key(
     ledger: Ledger, allow_file: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    judge = Judge(settings(allow_file, max_new_spoofable_per_minute=3), ledger, clock)
+    judge = judge_of(settings(allow_file, max_new_spoofable_per_minute=3), ledger, clock)
     judge.bans(scans(*sources(1000)), NOW)
     assert len(caplog.messages) == 1
     assert "policy.max_new_spoofable_per_minute" in caplog.messages[0]
@@ -286,7 +291,7 @@ def test_what_is_braked_is_told_once_a_minute_with_its_key(
 def test_a_longer_ban_of_one_that_stands_is_not_braked_but_a_new_one_inside_it_is(
     ledger: Ledger, allow_file: Path, clock: Clock
 ) -> None:
-    judge = Judge(settings(allow_file, max_new_bans_per_minute=1), ledger, clock)
+    judge = judge_of(settings(allow_file, max_new_bans_per_minute=1), ledger, clock)
     record(ledger, *(ban(address, until=NOW + HOUR) for address in sources(3)))
     assert names(judge.bans(scans(*sources(3), kind=Kind.CONNECT), NOW)) == sources(3)
     record(ledger, ban("203.0.113.0/24", until=NOW + HOUR, origin=Origin.STORE))
@@ -307,7 +312,7 @@ def test_a_brake_lets_its_limit_through_in_any_minute() -> None:
 
 
 def test_above_the_most_bans_the_soonest_ending_forgeable_ones_go(ledger: Ledger, allow_file: Path) -> None:
-    judge = Judge(settings(allow_file, max_bans=5), ledger)
+    judge = judge_of(settings(allow_file, max_bans=5), ledger)
     record(
         ledger,
         ban("10.0.0.1", until=NOW + 2 * SECOND),
@@ -326,7 +331,7 @@ def test_above_the_most_bans_the_soonest_ending_forgeable_ones_go(ledger: Ledger
 
 
 def test_a_new_forgeable_ban_that_would_end_soonest_is_the_one_that_goes(ledger: Ledger, allow_file: Path) -> None:
-    judge = Judge(settings(allow_file, max_bans=2), ledger)
+    judge = judge_of(settings(allow_file, max_bans=2), ledger)
     record(ledger, ban("10.0.0.1", until=NOW + 9 * DAY), ban("10.0.0.2", until=None))
     assert judge.bans(scans("198.18.0.1"), NOW) == []
     assert len(ledger.bans()) == 2
@@ -335,7 +340,7 @@ def test_a_new_forgeable_ban_that_would_end_soonest_is_the_one_that_goes(ledger:
 def test_bans_that_nobody_can_forge_are_not_pushed_out(
     ledger: Ledger, allow_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    judge = Judge(settings(allow_file, max_bans=2), ledger)
+    judge = judge_of(settings(allow_file, max_bans=2), ledger)
     record(ledger, *(ban(a, until=NOW + SECOND, evidence=Evidence.HANDSHAKE) for a in ("10.0.0.1", "10.0.0.2")))
     assert judge.bans(scans("198.18.0.1", kind=Kind.CONNECT), NOW) == []
     assert len(ledger.bans()) == 2
@@ -343,7 +348,7 @@ def test_bans_that_nobody_can_forge_are_not_pushed_out(
 
 
 def test_a_flood_never_holds_more_than_the_most_bans(ledger: Ledger, allow_file: Path) -> None:
-    judge = Judge(settings(allow_file, max_bans=20, max_new_spoofable_per_minute=1000), ledger)
+    judge = judge_of(settings(allow_file, max_bans=20, max_new_spoofable_per_minute=1000), ledger)
     for start in range(0, 200, 50):
         ledger.record(judge.bans(scans(*sources(50, start), time=NOW + start * SECOND), NOW + DAY / 2), now=NOW)
         assert len(ledger.bans()) <= 20
@@ -354,7 +359,7 @@ def test_what_may_be_taken_over_from_stores_passes_the_brakes(tmp_path: Path) ->
     now = [0.0]
     settings = parse("[policy]\nallow_files = []\nmax_new_spoofable_per_minute = 3\nmax_bans = 4", "test")
     with Ledger(tmp_path / "ledger") as ledger:
-        judge = Judge(settings, ledger, lambda: now[0])
+        judge = judge_of(settings, ledger, lambda: now[0])
         assert judge.left() == 3
         judge.spend(2)
         assert judge.left() == 1
