@@ -12,6 +12,7 @@ from statistics import median
 
 _LINE = re.compile(r"^\d+ - \S+ \S+ Host: \S+/(\d+\.\d+\.\d+\.\d+) Port: \d+ (?:TCP|UDP) Blocked$", re.MULTILINE)
 _LOST = re.compile(r"\bdropped=(\d+)")
+_MATCHED = re.compile(r"^Lines: .* (\d+) matched, .*\n\[processed in ([\d.]+) sec\]$", re.MULTILINE)
 _ADDRESS = re.compile(r"\b\d+\.\d+\.\d+\.\d+\b")
 
 Run = Mapping[str, float]
@@ -40,6 +41,16 @@ def lost(log: str) -> int:
 def banned(rules: str, among: frozenset[str]) -> int:
     """Return how many of these addresses a listing of firewall rules names."""
     return len(among.intersection(_ADDRESS.findall(rules)))
+
+
+def matched(report: str) -> tuple[int, float]:
+    """Return how many lines fail2ban-regex says it matched, and in how many seconds, start-up left out.
+
+    Raises ValueError where it does not say so.
+    """
+    if (found := _MATCHED.search(report)) is None:
+        raise ValueError(f"not what fail2ban-regex reports: {report[-200:]!r}")
+    return int(found[1]), float(found[2])
 
 
 def percentile(values: Sequence[float], share: float) -> float:

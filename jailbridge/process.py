@@ -86,3 +86,16 @@ def start(argv: Sequence[str], *, log: IO[bytes] | int = subprocess.DEVNULL, cwd
         )
     except OSError as error:
         raise RetryLater(f"{argv[0]} cannot be started: {error.strerror}") from None
+
+
+def start_producing(argv: Sequence[str], *, errors: IO[bytes]) -> Running:
+    """Start a program that goes on by itself and writes lines to its `stdout`, a pipe; its errors go to `errors`.
+
+    Whoever reads the pipe must close it and end the program. Raises RetryLater.
+    """
+    try:
+        return subprocess.Popen(  # noqa: S603
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True, bufsize=0
+        )
+    except OSError as error:
+        raise RetryLater(f"{argv[0]} cannot be started: {error.strerror}") from None

@@ -26,9 +26,16 @@ PROGRAMS = {
     "sysctl": "procps",
 }
 # What only the tests marked `needs(PROGRAM)` need besides.
-MORE_PROGRAMS = {"portsentry": "portsentry; make test only unpacks it"}
-# Where packaging/prepare unpacks what must not be installed.
-UNPACKED = Path(__file__).parents[1] / ".programs" / "usr" / "sbin"
+MORE_PROGRAMS = {
+    "portsentry": "portsentry; make test only unpacks it",
+    "sshd": "openssh-server; make test only unpacks it",
+    "logrotate": "logrotate; make test only unpacks it",
+    "journalctl": "systemd",
+    "systemd-journal-remote": "systemd-journal-remote; make test only unpacks it",
+}
+# Where packaging/prepare unpacks what must not be installed, and where Debian keeps programs for systemd's own use.
+_PROGRAMS = Path(__file__).parents[1] / ".programs"
+UNPACKED = os.pathsep.join(map(str, (_PROGRAMS / "usr/sbin", _PROGRAMS / "lib/systemd", "/lib/systemd")))
 CLONE_NEWNET = 0x40000000
 OWN_NETWORK = Path("/proc/thread-self/ns/net")
 

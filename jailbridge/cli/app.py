@@ -1,7 +1,7 @@
 """The commands: each reads its arguments, asks, and shows. What takes long to import is imported where it is used."""
 
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -17,8 +17,10 @@ app = typer.Typer(
 )
 fail2ban = typer.Typer(help="The filter, jail and action that we ship for fail2ban.", no_args_is_help=True)
 history = typer.Typer(help="Read PortSentry's history.", no_args_is_help=True)
+allow = typer.Typer(help="Networks that are never banned.", no_args_is_help=True)
 app.add_typer(fail2ban, name="fail2ban")
 app.add_typer(history, name="history")
+app.add_typer(allow, name="allow")
 
 ConfigOption = Annotated[
     Path | None,
@@ -26,6 +28,7 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log every decision.")]
+Networks = Annotated[list[str], typer.Argument(metavar="NETWORK…", help="Addresses or networks.")]
 Addresses = Annotated[list[str] | None, typer.Argument(metavar="ADDRESS…", help="Addresses or networks.")]
 FromOption = Annotated[Path | None, typer.Option("--from", metavar="FILE", help="One address a line, # comments.")]
 
@@ -137,6 +140,19 @@ def list_bans(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def explain(
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="An address or a network.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell the whole story of an address: every sighting, decision and change of a store, with the log's own lines."""
+    from jailbridge.cli import ask, show
+    from jailbridge.config import load
+
+    _finish(show.explained(ask.ask(load(config), "explain", address=address), as_json))
+
+
+@app.command()
 def ban(
     addresses: Addresses = None,
     duration: Annotated[str, typer.Option("--for", metavar="TIME", help="10m, 2h, 1d, 4w, permanent.")] = "permanent",
@@ -181,15 +197,80 @@ def unban(
     show.unbanned(ask.ask(load(config), "unban", addresses=asked, everything=everything), as_json)
 
 
+@allow.command("add")
+def allow_add(
+    networks: Networks,
+    reason: Annotated[str, typer.Option(metavar="TEXT")] = "by hand",
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Never ban these networks, and end at once every ban that touches them, but those made with --force."""
+    from jailbridge.cli import ask, show
+    from jailbridge.config import load
+
+    _finish(show.allowed(ask.ask(load(config), "allow_add", networks=networks, reason=reason), as_json))
+
+
+@allow.command("remove")
+def allow_remove(networks: Networks, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Take back what `allow add` said of exactly these networks."""
+    from jailbridge.cli import ask, show
+    from jailbridge.config import load
+
+    _finish(show.disallowed(ask.ask(load(config), "allow_remove", networks=networks), as_json))
+
+
+@allow.command("list")
+def allow_list(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Show every allowed network, and who says so."""
+    from jailbridge.cli import ask, show
+    from jailbridge.config import load
+
+    _finish(show.allow_list(ask.ask(load(config), "allow_list"), as_json))
+
+
+@app.command()
+def pause(
+    duration: Annotated[str, typer.Option("--for", metavar="TIME", help="10m, 2h; then it ends by itself.")] = (
+        "permanent"
+    ),
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take every ban out of every store; the ledger keeps them, and goes on deciding."""
+    from jailbridge.cli import ask, show
+    from jailbridge.config import load
+
+    _finish(show.paused(ask.ask(load(config), "pause", duration=duration), as_json))
+
+
+@app.command()
+def resume(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """End a pause: every ban goes back into the stores."""
+    from jailbridge.cli import ask, show
+    from jailbridge.config import load
+
+    _finish(show.resumed(ask.ask(load(config), "resume"), as_json))
+
+
 @app.command("check-config")
 def check_config(config: ConfigOption = None) -> None:
-    """Read the configuration and every allow file, and say what is wrong, all at once."""
+    """Read the configuration and every allow list, and say what is wrong, all at once."""
     from jailbridge.config import DEFAULT_PATH, load
-    from jailbridge.policy.allow import allowed
+    from jailbridge.daemon.exemptions import unreadable
+    from jailbridge.errors import FatalError
+    from jailbridge.policy.allow import allow_lists
 
-    networks = allowed(load(config).policy)
+    rules = load(config).policy
+    lists = list(allow_lists(rules))
+    for line in [line for one in lists for line in one.not_obeyed]:
+        typer.echo(line)
+    if problems := unreadable(rules):
+        raise FatalError("\n".join(problems))
     where = config if config is not None or DEFAULT_PATH.exists() else f"built-in defaults (no {DEFAULT_PATH})"
-    typer.echo(f"{where or DEFAULT_PATH}: in order; {len(networks)} networks allowed")
+    counts = ", ".join(f"{len(one.networks)} by {one.where}" for one in lists if one.networks)
+    total = sum(len(one.networks) for one in lists)
+    typer.echo(f"{where or DEFAULT_PATH}: in order; {total} networks allowed{counts and ': ' + counts}")
 
 
 @app.command()
@@ -233,7 +314,7 @@ def fail2ban_install(
     from jailbridge.definitions import install, render
 
     settings = load(config)
-    logs = [tail.path for tail in settings.tail]
+    logs = [tail.path for tail in settings.tail if tail.path is not None and not tail.is_pattern]
     done = install(render(settings, standalone=standalone), into, logs=logs)
     for path in (*done.created, *done.changed):
         typer.echo(f"wrote {path}")
@@ -242,15 +323,66 @@ def fail2ban_install(
     typer.echo("now run: fail2ban-client reload" if done.reload_needed else "nothing to change")
 
 
+LogFileArgument = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A log, .gz .xz .bz2 too; - is the standard input.", allow_dash=True)
+]
+FormatOption = Annotated[
+    Literal["auto", "portsentry-1.2", "portsentry-2", "syslog", "kernel"],
+    typer.Option("--format", help="The form of its lines; auto: told line by line."),
+]
+PrefixOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prefix", metavar="TEXT", help="--log-prefix of the kernel's LOG rules to believe; may be repeated."
+    ),
+]
+
+
 @history.command("events")
 def history_events(
-    file: Annotated[Path, typer.Argument(metavar="FILE")],
-    as_json: JsonOption = False,
+    file: LogFileArgument, form: FormatOption = "auto", prefix: PrefixOption = None, as_json: JsonOption = False
 ) -> None:
     """Show the scan events that a history file tells; refused lines are named on stderr."""
     from jailbridge.cli.history import events
 
-    events(file, as_json)
+    events(file, as_json, form, prefix or ())
+
+
+@history.command("check")
+def history_check(
+    file: LogFileArgument, form: FormatOption = "auto", prefix: PrefixOption = None, as_json: JsonOption = False
+) -> None:
+    """Say which lines are accepted, which refused and why, and what is odd. Exit code 2: lines were refused."""
+    from jailbridge.cli.history import check
+
+    _finish(check(file, as_json, form, prefix or ()))
+
+
+@history.command("stats")
+def history_stats(
+    file: LogFileArgument,
+    top: Annotated[int, typer.Option(metavar="N", min=1, help="So many sources and ports.")] = 10,
+    form: FormatOption = "auto",
+    prefix: PrefixOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Count sources, ports and kinds, and draw a time line; in bounded memory, whatever the file's size."""
+    from jailbridge.cli.history import stats
+
+    stats(file, as_json, top, form, prefix or ())
+
+
+@history.command("convert")
+def history_convert(
+    file: LogFileArgument,
+    to: Annotated[Literal["1.2", "2"], typer.Option("--to", help="PortSentry's dialect.")],
+    form: FormatOption = "auto",
+    prefix: PrefixOption = None,
+) -> None:
+    """Print a log's lines in a dialect of PortSentry; what is lost is counted on stderr. Exit code 2: lines refused."""
+    from jailbridge.cli.history import convert
+
+    _finish(convert(file, to, form, prefix or ()))
 
 
 def _finish(code: Any) -> NoReturn:

@@ -14,7 +14,9 @@ from jailbridge.ledger import Ledger
 from jailbridge.model.network import network_text, parse_address
 from jailbridge.policy.allow import parse_list
 
-_WRITING = {"ban", "unban", "reconcile"}
+_WRITING = {"ban", "unban", "reconcile", "allow_add", "allow_remove", "pause", "resume"}
+# These may be the first thing that is ever done here.
+_FIRST = {"ban", "allow_add", "allow_list", "explain"}
 
 
 def ask(settings: Settings, command: str, **arguments: Any) -> Answer:
@@ -24,7 +26,7 @@ def ask(settings: Settings, command: str, **arguments: Any) -> Answer:
     except ConnectionError:
         pass
     _be_quiet()
-    with Ledger(settings.ledger.path, create=command == "ban") as ledger:
+    with Ledger(settings.ledger.path, create=command in _FIRST) as ledger:
         if command in _WRITING:
             ledger.hold()
         answer: Answer = getattr(Operations(settings, ledger), command)(**arguments)

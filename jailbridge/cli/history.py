@@ -1,48 +1,124 @@
-"""Shows what a history file tells."""
+"""Shows what a history file tells, checks, counts and converts it. What draws is imported where it is drawn with."""
 
 import json
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
-
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress
+from typing import Any
 
 from jailbridge.errors import GiveUp, ParseError
-from jailbridge.history.dialects import parse
-from jailbridge.model.event import Dialect, ScanEvent
+from jailbridge.history.formats import Reader, reader
+from jailbridge.history.lines import LogFile
+from jailbridge.model.event import MAX_LINE, Dialect, ScanEvent, TailFormat
 from jailbridge.model.network import shown
 
-# The longest line that PortSentry writes is well below; the tailer refuses the same.
-MAX_LINE = 4096
+DONE, REFUSED = 0, 2
 
 
-def events(path: Path, as_json: bool) -> None:
-    """Print the events of a file, one a line. Raises GiveUp for a file that cannot be read, an output not written."""
-    refused = 0
-    # The bar stands on stderr, and only where no events run past it; the events never pass through it.
-    hidden = not sys.stderr.isatty() or sys.stdout.isatty()
-    bar = Progress(console=Console(stderr=True), transient=True, redirect_stdout=False, disable=hidden)
-    try:
-        with bar:
-            for number, line in _lines(path, bar):
+def events(path: Path, as_json: bool, form: str = TailFormat.AUTO, prefixes: Sequence[str] = ()) -> None:
+    """Print the events of a file, name the refused lines on stderr. Raises GiveUp for an unreadable file."""
+    read, now, number, refused = _reading(form, prefixes), datetime.now(UTC), 0, 0
+    with LogFile(path) as log, _progress(log, beside_output=True) as batches:
+        for lines in batches:
+            for line in lines:
+                number += 1
                 try:
-                    event, dialect = _event(line)
+                    seen = read(line, now)
                 except ParseError as error:
                     refused += 1
-                    sys.stderr.write(f"{path}:{number}: refused: {error}: {shown(line.decode('latin-1'))}\n")
+                    _name_refused(log, number, line, error)
                     continue
-                told = event_answer(number, event, dialect)
-                sys.stdout.write(json.dumps(told) + "\n" if as_json else _text(told))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise GiveUp(f"the output cannot be written: {error.strerror}") from None
+                if seen is not None:
+                    told = event_answer(number, *seen)
+                    sys.stdout.write(json.dumps(told) + "\n" if as_json else _text(told))
+    sys.stdout.flush()
     if refused:
-        sys.stderr.write(f"{path}: {refused} lines refused\n")
+        sys.stderr.write(f"{log.name}: {refused} lines refused\n")
+
+
+def check(path: Path, as_json: bool, form: str = TailFormat.AUTO, prefixes: Sequence[str] = ()) -> int:
+    """Say what is wrong with a file's lines; return the exit code. Raises GiveUp for an unreadable file."""
+    from jailbridge.cli import history_check
+    from jailbridge.history.checking import Check
+    from jailbridge.history.plain import times_of
+
+    found = Check(_grammar(form, prefixes), datetime.now(UTC), times_of(TailFormat(form)))
+    with LogFile(path) as log, _progress(log) as batches:
+        for lines in batches:
+            found.add(lines)
+    answer = history_check.answer(found, log)
+    sys.stdout.write(json.dumps(answer) + "\n" if as_json else history_check.text(answer))
+    return REFUSED if found.refused else DONE
+
+
+def stats(path: Path, as_json: bool, top: int, form: str = TailFormat.AUTO, prefixes: Sequence[str] = ()) -> None:
+    """Count what a file's events tell together. Raises GiveUp for an unreadable file."""
+    from jailbridge.cli import history_stats
+    from jailbridge.history.statistics import MOST_BUCKETS, Statistics
+
+    statistics, counts = Statistics(), {"lines": 0, "foreign": 0, "refused": 0}
+    read, now = _reading(form, prefixes), datetime.now(UTC)
+    with LogFile(path) as log, _progress(log) as batches:
+        for lines in batches:
+            counts["lines"] += len(lines)
+            seen = []
+            for line in lines:
+                try:
+                    told = read(line, now)
+                except ParseError:
+                    counts["refused"] += 1
+                    continue
+                if told is not None:
+                    seen.append(told)
+                else:
+                    counts["foreign"] += 1
+            statistics.add(seen)
+    rows = MOST_BUCKETS if as_json else history_stats.ROWS
+    answer = {"file": log.name, **counts, **history_stats.answer(statistics, top, rows)}
+    if as_json:
+        sys.stdout.write(json.dumps(answer) + "\n")
+    else:
+        history_stats.show(answer)
+
+
+def convert(path: Path, to: str, form: str = TailFormat.AUTO, prefixes: Sequence[str] = ()) -> int:
+    """Print a file's lines in another dialect; what is lost is said on stderr. Return the exit code. Raises GiveUp."""
+    from jailbridge.history.convert import Change, LeftOut, converted
+
+    read, now, dialect = _reading(form, prefixes), datetime.now(UTC), Dialect(to)
+    left_out: Counter[str] = Counter()
+    changes: Counter[Change] = Counter()
+    number = refused = foreign = written = 0
+    with LogFile(path) as log, _progress(log, beside_output=True) as batches:
+        for lines in batches:
+            for line in lines:
+                number += 1
+                try:
+                    seen = read(line, now)
+                    if seen is None:
+                        foreign += 1
+                        continue
+                    text, changed = converted(*seen, dialect)
+                except LeftOut as reason:
+                    left_out[str(reason)] += 1
+                except ParseError as error:
+                    refused += 1
+                    _name_refused(log, number, line, error)
+                else:
+                    written += 1
+                    changes.update(changed)
+                    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+    say = [f"{number} lines read, {written} written for PortSentry {to}; names are not kept, times are this host's"]
+    say += [f"{times} left out: {reason}" for reason, times in left_out.most_common()]
+    say += [f"{times} changed: {what}: {before} → {after}" for (what, before, after), times in changes.most_common()]
+    say += [f"{foreign} lines are none of PortSentry's"] if foreign else []
+    say += [f"{refused} lines refused"] if refused else []
+    sys.stderr.write("".join(f"{log.name}: {one}\n" for one in say))
+    return REFUSED if refused else DONE
 
 
 def event_answer(number: int, event: ScanEvent, dialect: Dialect) -> dict[str, Any]:
@@ -63,40 +139,53 @@ def event_answer(number: int, event: ScanEvent, dialect: Dialect) -> dict[str, A
     }
 
 
-def _lines(path: Path, bar: Progress) -> Iterator[tuple[int, bytes]]:
-    """Yield (number, line) in bounded memory: of a longer line only its beginning. Raises GiveUp."""
-    number, head = 0, b""
-    try:
-        file = bar.open(path, "rb", description=escape(path.name))
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    with file:
-        while chunk := _chunk(path, file):
-            if not chunk.endswith(b"\n"):
-                head = head or chunk
-                continue
-            number += 1
-            yield number, (head or chunk).removesuffix(b"\n")
-            head = b""
-    if head:
-        yield number + 1, head
+def _grammar(form: str, prefixes: Sequence[str]) -> Reader:
+    if form == TailFormat.KERNEL and not prefixes:
+        raise GiveUp("--format kernel reads no line without --prefix: name the --log-prefix of your LOG rules")
+    if prefixes and form not in {TailFormat.KERNEL, TailFormat.AUTO}:
+        raise GiveUp(f"--prefix is for lines of the kernel, which --format {form} does not read: leave one out")
+    for prefix in prefixes:
+        # An empty one would believe every rule.
+        if not (prefix and prefix.isascii() and prefix.isprintable()):
+            raise GiveUp(f"--prefix {shown(prefix)} is no prefix of a LOG rule: it is printable ASCII, and not empty")
+    return reader(TailFormat(form), prefixes)
 
 
-def _event(line: bytes) -> tuple[ScanEvent, Dialect]:
-    if len(line) > MAX_LINE:
-        raise ParseError(f"longer than {MAX_LINE} bytes")
-    return parse(line)
+def _reading(form: str, prefixes: Sequence[str]) -> Reader:
+    read = _grammar(form, prefixes)
+
+    def limited(line: bytes, now: datetime) -> tuple[ScanEvent, Dialect] | None:
+        if len(line) > MAX_LINE:
+            raise ParseError(f"longer than {MAX_LINE} bytes")
+        return read(line, now)
+
+    return limited
 
 
-def _chunk(path: Path, file: BinaryIO) -> bytes:
-    try:
-        return file.readline(MAX_LINE + 2)
-    except OSError as error:
-        raise _unreadable(path, error) from None
+@contextmanager
+def _progress(log: LogFile, *, beside_output: bool = False) -> Iterator[Iterator[list[bytes]]]:
+    """Yield the file's batches; a bar on stderr shows how far they are, at a terminal where no output runs past it."""
+    if not sys.stderr.isatty() or (beside_output and sys.stdout.isatty()):
+        yield log.batches()
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task(escape(log.name), total=log.size)
+
+        def watched() -> Iterator[list[bytes]]:
+            for lines in log.batches():
+                yield lines
+                if log.size is not None:
+                    bar.update(task, completed=log.place)
+
+        yield watched()
 
 
-def _unreadable(path: Path, error: OSError) -> GiveUp:
-    return GiveUp(f"{path} cannot be read: {error.strerror}")
+def _name_refused(log: LogFile, number: int, line: bytes, error: ParseError) -> None:
+    sys.stderr.write(f"{log.name}:{number}: refused: {error}: {shown(line.decode('latin-1'))}\n")
 
 
 def _text(told: dict[str, Any]) -> str:

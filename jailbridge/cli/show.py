@@ -44,6 +44,8 @@ def status(answer: Any, as_json: bool) -> int:
     out.print(
         f"bans     {answer['bans']}{'' if answer['enforce'] else ' (policy.enforce is false: shown, not placed)'}"
     )
+    if answer["paused"]:
+        out.print(f"paused   {_until(answer['paused_until'])}: no store holds a ban", style="yellow")
     for problem in answer["problems"]:
         out.print(f"problem  {problem}", style="red")
     out.print(stores_table(answer["stores"]))
@@ -99,6 +101,102 @@ def unbanned(answer: Any, as_json: bool) -> int:
     return AGREEMENT
 
 
+def allowed(answer: Any, as_json: bool) -> int:
+    """Show what was allowed, and what that ended."""
+    if as_json:
+        return _json(answer, AGREEMENT)
+    out = console()
+    for network in answer["allowed"]:
+        out.print(f"allowed {network}")
+    for network in answer["unbanned"]:
+        out.print(f"unbanned {network}")
+    for network in answer["forced"]:
+        out.print(f"{network} stays banned: it was banned with --force", style="yellow")
+    _say_left_over(out, answer)
+    return AGREEMENT
+
+
+def disallowed(answer: Any, as_json: bool) -> int:
+    """Show what is allowed no more."""
+    if as_json:
+        return _json(answer, AGREEMENT)
+    out = console()
+    for network in answer["removed"]:
+        out.print(f"removed {network}")
+    for network in answer["not_there"]:
+        out.print(f"{network} was not allowed by `allow add`: see `allow list`")
+    return AGREEMENT
+
+
+def allow_list(answer: Any, as_json: bool) -> int:
+    """Show the allowed networks."""
+    if as_json:
+        return _json(answer, AGREEMENT)
+    table = _table("network", "source", "reason", "since")
+    for row in answer:
+        table.add_row(row["network"], Text(row["source"]), Text(_escaped(row["reason"] or "")), row["since"] or "")
+    console().print(table if answer else "nothing is allowed by a list")
+    return AGREEMENT
+
+
+def paused(answer: Any, as_json: bool) -> int:
+    """Show that a pause began. Exit code 2: a store could not be emptied."""
+    code = AGREEMENT if is_agreement(answer) else DRIFT
+    if as_json:
+        return _json(answer, code)
+    out = console()
+    out.print(f"paused {'until ' + answer['until'] if answer['until'] else 'until `jailbridge resume`'}")
+    _say_left_over(out, answer)
+    return code
+
+
+def resumed(answer: Any, as_json: bool) -> int:
+    """Show that a pause ended. Exit code 2: a store could not be filled again."""
+    code = AGREEMENT if is_agreement(answer) else DRIFT
+    if as_json:
+        return _json(answer, code)
+    out = console()
+    out.print("resumed" if answer["was_paused"] else "there was no pause")
+    _say_left_over(out, answer)
+    return code
+
+
+def explained(answer: Any, as_json: bool) -> int:
+    """Show the story of an address."""
+    if as_json:
+        return _json(answer, AGREEMENT)
+    out = console()
+    out.print(f"address  {answer['address']}")
+    ban, ended = answer["banned"], answer["ended"]
+    if ban is None:
+        out.print("banned   no")
+    else:
+        out.print(f"banned   {ban['network']} since {ban['since']}, {_until(ban['until'])}", style="red")
+        out.print(f"why      {_escaped(ban['reason'])} (by {ban['origin']}{', forced' if ban['forced'] else ''})")
+        if ban["evidence"]:
+            out.print(f"evidence {ban['evidence']}")
+        if ban["sightings"]:
+            out.print(f"seen     {ban['sightings']} times, {ban['first_seen']} to {ban['last_seen']}")
+            out.print(f"ports    {' '.join(ban['ports'])}")
+        if ban["line"] is not None:
+            out.print(f"line     {_escaped(ban['file'])} at {ban['offset']}: {_escaped(ban['line'])}")
+    for exempt in answer["exempt"]:
+        lasting = "" if exempt["permanent"] else " (as long as that holds)"
+        out.print(f"exempt   {exempt['network']}: {_escaped(exempt['why'])}{lasting}", style="green")
+    if answer["problem"]:
+        out.print(f"problem  {_escaped(answer['problem'])}", style="red")
+    if ended is not None:
+        out.print(f"ended    {ended['network']} at {ended['time']} ({ended['why']}); bans that count: {ended['bans']}")
+    out.print("stores   " + ", ".join(f"{name} {state}" for name, state in answer["stores"].items()))
+    if not answer["story"]:
+        out.print("nothing was ever seen of it")
+    for told in answer["story"]:
+        out.print(f"{told['time']}  {told['what']:<8} {told['network']}  {_escaped(told['detail'])}")
+        if told["line"] is not None:
+            out.print(f"    {_escaped(told['file'])} at {told['offset']}: {_escaped(told['line'])}", style="dim")
+    return AGREEMENT
+
+
 def bans_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return the bans as a table, one row a ban, one column a store."""
     names = list(rows[0]["stores"])
@@ -141,6 +239,15 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def _until(until: str | None) -> str:
+    return f"until {until}" if until else "permanent"
+
+
+def _escaped(text: str) -> str:
+    """Return an outsider's text with everything that a terminal could obey escaped."""
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _drift(answer: Mapping[str, Any]) -> str:

@@ -2,17 +2,29 @@
 
 from collections.abc import Iterator
 
-from jailbridge.config.settings import FirewallBackend, HostsDenyForm, SensorMode, Settings, TailFormat
+from jailbridge.config.settings import PATTERN, FirewallBackend, HostsDenyForm, SensorMode, Settings, Watch
 from jailbridge.config.values import without
+from jailbridge.model.event import TailFormat
 from jailbridge.model.network import shown
 
 
 def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield (key, problem) for settings that are possible each by itself and not together."""
-    paths = [str(tail.path) for tail in settings.tail]
-    for n, path in enumerate(paths):
-        if path in paths[:n]:
-            yield f"tail.{n}.path", f"{shown(path)} is followed twice: leave one [[tail]] of it"
+    names = [tail.name for tail in settings.tail]
+    for n, tail in enumerate(settings.tail):
+        if (tail.path is None) == (tail.journal is None):
+            yield f"tail.{n}.path", "name either a path or a journal"
+        elif tail.name in names[:n]:
+            key = "path" if tail.journal is None else "journal"
+            yield f"tail.{n}.{key}", f"{shown(tail.name)} is followed twice: leave one [[tail]] of it"
+        if tail.path is not None and not PATTERN.isdisjoint(str(tail.path.parent)):
+            yield f"tail.{n}.path", 'only its last part may have "*", "?" or "[": a folder is named as it is'
+        if tail.journal is not None and tail.watch is not Watch.AUTO:
+            yield f"tail.{n}.watch", "the journal tells by itself what is new: leave it out"
+        if (tail.format is TailFormat.KERNEL or tail.journal == "kernel") and not tail.prefixes:
+            yield f"tail.{n}.prefixes", 'name the prefixes of the LOG rules to believe, like ["portscan: "]'
+        if tail.prefixes and tail.format not in {TailFormat.AUTO, TailFormat.KERNEL}:
+            yield f"tail.{n}.prefixes", 'only "kernel" and "auto" read them: set tail.format to one, or leave them out'
     sensor = settings.sensor
     watched = [
         *without(sensor.tcp_ports, sensor.exclude_tcp_ports),
@@ -43,13 +55,4 @@ def unbuilt(settings: Settings) -> Iterator[tuple[str, str]]:
         ("respond.mail.to", bool(settings.respond.mail.to), "leave it empty"),
         ("metrics.listen", bool(settings.metrics.listen), "leave it empty"),
     ]
-    asked += [
-        (
-            f"tail.{n}.format",
-            tail.format in {TailFormat.SYSLOG, TailFormat.KERNEL},
-            'use "auto" or a portsentry format',
-        )
-        for n, tail in enumerate(settings.tail)
-    ]
-    asked += [(f"tail.{n}.path", "*" in str(tail.path), "name the file") for n, tail in enumerate(settings.tail)]
     yield from ((key, remedy) for key, is_asked, remedy in asked if is_asked)

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from jailbridge.config.values import PortRange, parse_ban_duration, parse_duration, parse_ports
 from jailbridge.errors import ParseError
+from jailbridge.model.event import TailFormat
 from jailbridge.model.network import Network, parse_network, shown
 from jailbridge.model.plan import External
 
@@ -22,9 +23,13 @@ T = TypeVar("T")
 
 # Far beyond what a kernel set or a ledger should hold; it only keeps sizes within what a machine can count.
 MOST = 10_000_000
+# NF_LOG_PREFIXLEN has 128 bytes, the last of them NUL: nft takes so much, iptables' --log-prefix 29 letters.
+MAX_PREFIX = 127
 # sockaddr_un.sun_path has 108 bytes, the last of them NUL (unix(7)).
 MAX_SOCKET_PATH = 107
 MAX_BANNER = 500
+# What makes a path name several files (glob(7)).
+PATTERN = frozenset("*?[")
 
 
 def _text(parse: Any, value: object, *, into: tuple[type, ...]) -> object:
@@ -84,6 +89,19 @@ def _user(name: str) -> str:
     return name
 
 
+def _prefix(prefix: str) -> str:
+    if not (prefix.isascii() and prefix.isprintable() and 1 <= len(prefix) <= MAX_PREFIX):
+        raise ValueError(f"should be a LOG rule's prefix of 1 to {MAX_PREFIX} printable ASCII letters")
+    return prefix
+
+
+def _journal(name: str) -> str:
+    # An argument of journalctl; real identifiers look so (RFC 5424's APP-NAME, at most 48 bytes).
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@/-]{0,47}", name):
+        raise ValueError(f'should be what the journal has as SYSLOG_IDENTIFIER, or "kernel", not {shown(name)}')
+    return name
+
+
 def _some(values: tuple[T, ...]) -> tuple[T, ...]:
     if not values:
         raise ValueError("should name at least one")
@@ -104,12 +122,15 @@ Rule = Annotated[str, AfterValidator(_rule)]
 JailName = Annotated[str, AfterValidator(_jail)]
 Banner = Annotated[str, AfterValidator(_banner)]
 UserName = Annotated[str, AfterValidator(_user)]
+JournalName = Annotated[str, AfterValidator(_journal)]
+Prefix = Annotated[str, AfterValidator(_prefix)]
 InterfaceName = Annotated[str, AfterValidator(_interface)]
 DEFAULT_HISTORY = Path("/var/lib/portsentry/portsentry.history")
 DEFAULT_ALLOW_FILES = (
     Path("/etc/portsentry/portsentry.ignore.static"),
     Path("/etc/portsentry/portsentry.ignore"),
 )
+DEFAULT_HOSTS_ALLOW = Path("/etc/hosts.allow")
 
 
 class SensorMode(StrEnum):
@@ -126,16 +147,6 @@ class HistoryDialect(StrEnum):
 
     PORTSENTRY_1 = "1.2"
     PORTSENTRY_2 = "2"
-
-
-class TailFormat(StrEnum):
-    """The form of the lines of a followed file."""
-
-    AUTO = "auto"
-    PORTSENTRY_1 = "portsentry-1.2"
-    PORTSENTRY_2 = "portsentry-2"
-    SYSLOG = "syslog"
-    KERNEL = "kernel"
 
 
 class Watch(StrEnum):
@@ -203,12 +214,24 @@ class HistorySettings(Section):
 
 
 class TailSettings(Section):
-    """[[tail]]."""
+    """[[tail]]: a file, the files that a pattern in the last part of `path` names, or what the journal has."""
 
-    path: AbsolutePath
+    path: AbsolutePath | None = None
+    journal: JournalName | None = None
     format: TailFormat = TailFormat.AUTO
+    prefixes: tuple[Prefix, ...] = ()
     watch: Watch = Watch.AUTO
     evidence: EvidenceRule = EvidenceRule.AUTO
+
+    @property
+    def name(self) -> str:
+        """What its logs and its position are known under: the path as written, or `journal:IDENTIFIER`."""
+        return f"journal:{self.journal}" if self.path is None else str(self.path)
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether it names as many files as match (glob(7))."""
+        return self.path is not None and not PATTERN.isdisjoint(self.path.name)
 
 
 class NetworkPolicy(Section):
@@ -229,6 +252,7 @@ class PolicySettings(Section):
     repeat_memory: Duration = timedelta(days=90)
     allow: tuple[Net, ...] = ()
     allow_files: tuple[AbsolutePath, ...] = DEFAULT_ALLOW_FILES
+    hosts_allow: AbsolutePath = DEFAULT_HOSTS_ALLOW
     ipv6_prefix: Whole = Field(default=64, ge=32, le=128)
     max_new_bans_per_minute: Whole = Field(default=50000, ge=1, le=MOST)
     max_new_spoofable_per_minute: Whole = Field(default=600, ge=1, le=MOST)

@@ -16,17 +16,25 @@ from jailbridge.daemon.wiring import STORES, attached_stores
 from jailbridge.errors import GiveUp, RetryLater
 from jailbridge.host import boot_id
 from jailbridge.ledger import Ledger
-from jailbridge.model.ban import Ban, EndReason, Origin
+from jailbridge.ledger.story import Told
+from jailbridge.model.ban import Ban, EndReason, Origin, Tombstone
 from jailbridge.model.network import Network, network_text, parse_network
 from jailbridge.model.plan import Plan
-from jailbridge.policy.exempt import Exemptions
+from jailbridge.policy.allow import allowed
+from jailbridge.policy.exempt import Exemption, Exemptions
 from jailbridge.reconcile.controller import Controller
 from jailbridge.reconcile.diff import Presence
 
 Answer = dict[str, Any] | list[Any]
 
+# The source of what `allow add` says.
+ALLOW = "jailbridge allow"
+
 # What may be asked over the control socket.
-COMMANDS = ("plan", "reconcile", "status", "list_bans", "ban", "unban")
+COMMANDS = (
+    *("plan", "reconcile", "status", "list_bans", "explain", "ban", "unban"),
+    *("allow_add", "allow_remove", "allow_list", "pause", "resume"),
+)
 
 
 def utc_now() -> datetime:
@@ -40,18 +48,29 @@ class Operations:
     def __init__(self, settings: Settings, ledger: Ledger, clock: Callable[[], datetime] = utc_now) -> None:
         self.settings = settings
         self.ledger = ledger
-        self.exemptions = PresentExemptions(settings.policy)
+        self.exemptions = PresentExemptions(settings.policy, added=self._allowed)
         self.judge = Judge(settings, ledger, self.exemptions)
         self.controller = Controller(
-            ledger, list(attached_stores(settings)), settings.policy, self.exemptions, boot_id(), brake=self.judge
+            ledger,
+            list(attached_stores(settings)),
+            settings.policy,
+            self.exemptions,
+            boot_id(),
+            brake=self.judge,
+            interval_s=settings.reconcile.interval.total_seconds(),
         )
         self.lock = threading.RLock()
         self.clock = clock
+        self._obeyed: Exemptions | None = None
         self.running = False
         self.settled = -1
         """The newest change of the ledger that the stores were brought in line with."""
         self.troubles: Callable[[], Mapping[str, str]] = dict
+        self.too_long: Callable[[], Mapping[str, int]] = dict
         self.changed: Callable[[], None] = lambda: None
+
+    def _allowed(self) -> list[tuple[Network, str]]:
+        return [(network, f"{ALLOW} ({order.reason})") for network, order in self.ledger.orders.allowed.items()]
 
     # Commands
 
@@ -62,18 +81,21 @@ class Operations:
 
     def reconcile(self) -> Answer:
         """Bring the stores in line; show what is left over."""
-        return plan_answer(self.settle(patient=False))
+        return plan_answer(self.settle_at_once(thorough=True))
 
     def status(self) -> Answer:
         """Show how things stand."""
         with self.lock:
-            plan = self.controller.plan(self.clock())
+            now = self.clock()
+            plan = self.controller.plan(now)
             return {
                 "running": self.running,
                 "agreement": plan.agrees,
                 "enforce": self.settings.policy.enforce,
+                "paused": self.ledger.paused(now),
+                "paused_until": _time_or_none(self.ledger.orders.pause_ends) if self.ledger.paused(now) else None,
                 "bans": len(self.ledger.bans()),
-                "lines": dict(self.judge.counts),
+                "lines": {**self.judge.counts, "too_long": sum(self.too_long().values())},
                 "problems": [*filter(None, [self.exemptions.problem]), *self.troubles().values()],
                 **plan_answer(plan),
             }
@@ -108,7 +130,7 @@ class Operations:
             self.ledger.record(
                 [_operators(network, now, lasting, reason, force) for network in networks], now=now, durable=True
             )
-            left = self.settle(patient=False)
+            left = self.settle_at_once()
             self.changed()
             return {"banned": [network_text(n) for n in networks], **plan_answer(left)}
 
@@ -123,7 +145,7 @@ class Operations:
             found = {network: self._bans_of(network, bans) for network in asked}
             ending = list(bans) if everything else list(dict.fromkeys(n for group in found.values() for n in group))
             ended = self.ledger.end(ending, EndReason.OPERATOR, now=self.clock(), durable=True)
-            left = self.settle(patient=False)
+            left = self.settle_at_once()
             self.changed()
             return {
                 "unbanned": [network_text(n) for n in ended],
@@ -131,22 +153,140 @@ class Operations:
                 **plan_answer(left),
             }
 
+    def explain(self, address: str) -> Answer:
+        """Tell all that is known of an address or network, and what happened to it. Raises ParseError."""
+        with self.lock:
+            now, network = self.clock(), parse_network(address)
+            ban = self.ledger.covering(network)
+            ban = None if ban is not None and ban.is_over(now) else ban
+            exemptions = self.exemptions()
+            ended = self.ledger.tombstone(network)
+            return {
+                "address": address,
+                "network": network_text(ban.network if ban is not None else network),
+                "banned": _banned_answer(ban) if ban is not None else None,
+                "exempt": [_exempt_answer(found) for found in exemptions.touching(network)] if exemptions else [],
+                "problem": self.exemptions.problem,
+                "ended": _ended_answer(ended) if ended is not None else None,
+                "stores": self._stands(network, ban, now),
+                "story": [_told_answer(told) for told in self.ledger.story.of(network)],
+            }
+
+    def allow_add(self, networks: Sequence[str], reason: str = "by hand") -> Answer:
+        """Never ban these networks from now on, and end what touches them. Raises ParseError."""
+        with self.lock:
+            now, added = self.clock(), [parse_network(network) for network in networks]
+            self.ledger.orders.allow(added, reason, now)
+            touched = [ban for ban in self.ledger.bans().values() if any(_overlap(ban.network, n) for n in added)]
+            ending = [ban.network for ban in touched if not ban.forced]
+            ended = self.ledger.end(ending, EndReason.ALLOW, now=now, durable=True)
+            left = self.settle_at_once()
+            self.changed()
+            return {
+                "allowed": [network_text(n) for n in added],
+                "unbanned": [network_text(n) for n in ended],
+                "forced": [network_text(ban.network) for ban in touched if ban.forced],
+                **plan_answer(left),
+            }
+
+    def allow_remove(self, networks: Sequence[str]) -> Answer:
+        """Take back what `allow_add` said of exactly these networks. Raises ParseError."""
+        with self.lock:
+            asked = [parse_network(network) for network in networks]
+            removed = self.ledger.orders.disallow(asked)
+            self.changed()
+            return {
+                "removed": [network_text(n) for n in removed],
+                "not_there": [network_text(n) for n in asked if n not in removed],
+            }
+
+    def allow_list(self) -> Answer:
+        """Show every allowed network and who says so. Raises RetryLater where a list cannot be read."""
+        with self.lock:
+            ordered = [
+                {"network": network_text(n), "source": ALLOW, "reason": order.reason, "since": time_text(order.since)}
+                for n, order in self.ledger.orders.allowed.items()
+            ]
+            configured = [
+                {"network": network_text(n), "source": where, "reason": None, "since": None}
+                for n, where in allowed(self.settings.policy)
+            ]
+            return ordered + configured
+
+    def pause(self, duration: str = "permanent") -> Answer:
+        """Take every ban out of every store, for a time or until `resume`; the ledger keeps them. Raises ParseError."""
+        with self.lock:
+            lasting = parse_ban_duration(duration)
+            until = self.clock() + lasting if lasting is not None else None
+            self.ledger.orders.pause(until)
+            return {"until": _time_or_none(until), **self._settled()}
+
+    def resume(self) -> Answer:
+        """End a pause: every ban goes back into the stores."""
+        with self.lock:
+            return {"was_paused": self.ledger.orders.resume(), **self._settled()}
+
+    def _settled(self) -> dict[str, Any]:
+        left = self.settle_at_once(thorough=True)
+        self.changed()
+        return plan_answer(left)
+
+    def _stands(self, network: Network, ban: Ban | None, now: datetime) -> dict[str, str]:
+        """Tell how each store stands to a network, banned or not."""
+        if ban is not None:
+            presences = self.controller.presences(now)[ban.network]
+            return {name: presences.get(name, Presence.DISABLED).value for name in STORES}
+        plan = self.controller.plan(now)
+        going = {c.store for c in plan.changes if c.network is not None and _overlap(c.network, network)}
+
+        def stands(name: str) -> str:
+            if name not in plan.stores:
+                return Presence.DISABLED.value
+            if not plan.stores[name].reachable:
+                return Presence.UNREACHABLE.value
+            return Presence.PRESENT.value if name in going else "absent"
+
+        return {name: stands(name) for name in STORES}
+
     # What the daemon does by itself
 
-    def settle(self, *, patient: bool) -> Plan:
-        """End what has ended, then bring the stores in line; return what is left over."""
+    def settle(self, *, patient: bool, thorough: bool = False) -> Plan | None:
+        """End what has ended, then bring the stores in line.
+
+        Returns what is left over; None where no store was read, so that this is not known. `patient`: leave
+        failing stores alone until they are due; `thorough`: read every store, due or not.
+        """
         with self.lock:
             now = self.clock()
-            exemptions = self.exemptions()
-            bans = self.ledger.bans()
-            self.ledger.end([n for n, ban in bans.items() if ban.is_over(now)], EndReason.EXPIRED, now=now)
-            if exemptions is not None:
-                allowed = [n for n, ban in bans.items() if not ban.forced and _is_allowed(n, exemptions)]
-                self.ledger.end(allowed, EndReason.ALLOW, now=now)
-            enforce = self.settings.policy.enforce
-            plan = self.controller.reconcile(now, patient=patient) if enforce else self.controller.plan(now)
+            # What goes back in after a pause is no change of a ban: every store is to be looked at.
+            thorough = self._end_pause(now) or thorough
+            self._end_what_has_ended(now)
+            plan = None
+            if not self.settings.policy.enforce:
+                plan = None if patient else self.controller.plan(now)
+            elif thorough or not self.controller.carry(now, patient=patient):
+                plan = self.controller.reconcile(now, patient=patient, believing=not thorough)
             self.settled = self.ledger.last_change
             return plan
+
+    def settle_at_once(self, *, thorough: bool = False) -> Plan:
+        """Bring the stores in line without waiting for anybody's turn; return what is left over, as far as is known."""
+        with self.lock:
+            return self.settle(patient=False, thorough=thorough) or self.controller.left()
+
+    def _end_pause(self, now: datetime) -> bool:
+        """End a pause whose time has passed; tell whether there was one."""
+        ends = self.ledger.orders.pause_ends
+        return ends is not None and ends <= now and self.ledger.orders.resume()
+
+    def _end_what_has_ended(self, now: datetime) -> None:
+        self.ledger.end(self.ledger.over(now), EndReason.EXPIRED, now=now)
+        exemptions = self.exemptions()
+        if exemptions is not None and exemptions != self._obeyed:
+            bans = self.ledger.bans()
+            allowed = [n for n, ban in bans.items() if not ban.forced and _is_allowed(n, exemptions)]
+            self.ledger.end(allowed, EndReason.ALLOW, now=now)
+            self._obeyed = exemptions
 
     def restore(self) -> Plan:
         """Put every live ban back where that can be done before the network is up."""
@@ -225,6 +365,60 @@ def ban_answer(ban: Ban, stores: Mapping[str, Presence]) -> dict[str, Any]:
 def time_text(time: datetime) -> str:
     """Return an aware time as RFC 3339 in UTC, to the second."""
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _time_or_none(time: datetime | None) -> str | None:
+    return time_text(time) if time is not None else None
+
+
+def _banned_answer(ban: Ban) -> dict[str, Any]:
+    seen = ban.seen
+    return {
+        "network": network_text(ban.network),
+        "since": time_text(ban.since),
+        "until": _time_or_none(ban.until),
+        "reason": ban.reason,
+        "origin": ban.origin.value,
+        "forced": ban.forced,
+        "evidence": ban.evidence.value if ban.evidence is not None else None,
+        "first_seen": time_text(seen.first) if seen is not None else None,
+        "last_seen": time_text(seen.last) if seen is not None else None,
+        "sightings": seen.times if seen is not None else 0,
+        "ports": list(seen.ports) if seen is not None else [],
+        "file": ban.file,
+        "offset": ban.offset,
+        "line": ban.line,
+    }
+
+
+def _ended_answer(stone: Tombstone) -> dict[str, Any]:
+    return {
+        "network": network_text(stone.network),
+        "time": time_text(stone.ended),
+        "why": stone.why.value,
+        "bans": stone.bans,
+    }
+
+
+def _exempt_answer(exemption: Exemption) -> dict[str, Any]:
+    return {"network": network_text(exemption.network), "why": exemption.why, "permanent": exemption.permanent}
+
+
+def _told_answer(told: Told) -> dict[str, Any]:
+    ending = f", {'until ' + time_text(told.until) if told.until is not None else 'for ever'}"
+    return {
+        "time": time_text(told.time),
+        "what": told.what,
+        "network": told.network,
+        "detail": told.detail + (ending if told.what in {"banned", "changed"} else ""),
+        "file": told.file,
+        "offset": told.offset,
+        "line": told.line,
+    }
+
+
+def _overlap(one: Network, other: Network) -> bool:
+    return one.version == other.version and one.overlaps(other)
 
 
 def _operators(network: Network, now: datetime, lasting: timedelta | None, reason: str, force: bool) -> Ban:

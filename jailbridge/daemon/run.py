@@ -1,5 +1,6 @@
 """The daemon: sensor, tailer, policy, ledger and reconciler in one process. Stopping it leaves every ban in place."""
 
+import gc
 import logging
 import os
 import signal
@@ -17,17 +18,21 @@ from jailbridge.daemon.operations import Operations, utc_now
 from jailbridge.errors import FatalError, JailBridgeError, RetryLater
 from jailbridge.history.writer import HistoryWriter
 from jailbridge.ledger import Ledger
+from jailbridge.model.ban import Ban
 from jailbridge.model.event import Protocol, Report, TailPosition
 from jailbridge.model.network import Address, network_text, source_network
 from jailbridge.sensor.names import Named
 from jailbridge.sensor.sensor import Sensor
-from jailbridge.tailer.follower import Follower
 from jailbridge.tailer.tailer import POLL_S, Tailer
 
 log = logging.getLogger("jailbridge.daemon")
 
 # Lines decided on and written to the ledger at once.
 BATCH = 5000
+# Objects made between two looks for garbage in cycles (gc.set_threshold).
+GARBAGE = 50_000
+# Bans of one batch that are told one by one.
+TOLD = 100
 # Between two batches the lock is free for so long: commands get their turn in a storm.
 TURN_S = 0.01
 
@@ -42,6 +47,8 @@ class Stop:
 
 def run(settings: Settings, *, sensor: bool) -> None:
     """Run until SIGTERM or SIGINT. Raises FatalError for what a person must mend."""
+    # What we keep has no cycles, and looking for some costs a third of the time in a storm: look seldom.
+    gc.set_threshold(GARBAGE, 20, 20)
     with Ledger(settings.ledger.path) as ledger:
         ledger.hold()
         operations = Operations(settings, ledger)
@@ -49,7 +56,7 @@ def run(settings: Settings, *, sensor: bool) -> None:
         control = ControlServer(settings.control.socket, operations)
         wake, stop = threading.Event(), Stop()
         tailer = _tailer(settings, ledger, wake)
-        operations.troubles, operations.changed = tailer.troubles, wake.set
+        operations.troubles, operations.too_long, operations.changed = tailer.troubles, tailer.refused, wake.set
         senses = sensor and settings.sensor.mode is not SensorMode.OFF
         with ExitStack() as stack:
             stack.enter_context(_signals(stop, wake))
@@ -99,7 +106,9 @@ class Engine:
         """Make passes until told to stop."""
         while not stop.event.is_set():
             has_more = self.make_pass()
-            wake.wait(TURN_S if has_more else POLL_S)
+            turn = self._operations.controller.next_turn
+            rest_s = POLL_S if turn is None else min(POLL_S, turn - time.monotonic())
+            wake.wait(TURN_S if has_more else max(TURN_S, rest_s))
             wake.clear()
 
     def make_pass(self) -> bool:
@@ -111,7 +120,7 @@ class Engine:
             if self._is_due():
                 plan = self._operations.settle(patient=True)
                 self._due = time.monotonic() + self._interval_s
-                if not plan.agrees:
+                if plan is not None and not plan.agrees:
                     log.info("not in agreement yet: changes=%d", len(plan.changes))
                 self._operations.ledger.prune(now=utc_now(), memory=self._operations.settings.policy.repeat_memory)
             self._forget_ended()
@@ -122,15 +131,14 @@ class Engine:
             return False
         now = utc_now()
         try:
-            bans = self._operations.judge.bans(batch.lines, now)
+            judged = self._operations.judge.weigh(batch.lines, batch.tail, now)
         except RetryLater as error:
             # The lines stay unread; the judge has said so loudly.
             log.debug("lines wait: %s", error)
             return False
-        self._operations.ledger.record(bans, [batch.position], now=now)
+        self._operations.ledger.record(judged.bans, [batch.position], now=now, merged=judged.merged, story=judged.story)
         self._tailer.commit(batch)
-        for ban in bans:
-            log.info("banned address=%s until=%s why=%s", network_text(ban.network), ban.until, ban.reason)
+        _tell(judged.bans)
         return True
 
     def _note_positions(self) -> None:
@@ -138,11 +146,13 @@ class Engine:
         if (positions := self._tailer.positions()) != self._read_to:
             self._operations.ledger.record([], positions.values(), now=utc_now())
             self._read_to = positions
+        if gone := self._tailer.take_gone():
+            self._operations.ledger.forget_positions(gone)
 
     def _is_due(self) -> bool:
         now = time.monotonic()
-        retry = self._operations.controller.next_retry
-        if now >= self._due or (retry is not None and now >= retry):
+        turn = self._operations.controller.next_turn
+        if now >= self._due or (turn is not None and now >= turn):
             return True
         ledger = self._operations.ledger
         return ledger.last_change != self._operations.settled or (
@@ -151,18 +161,26 @@ class Engine:
 
     def _forget_ended(self) -> None:
         """Have the sensor notice those again whose ban ended."""
-        while changes := self._operations.ledger.feed(self._heard):
+        while self._sensor is not None and (changes := self._operations.ledger.feed(self._heard)):
             for sequence, _, what, network, _ in changes:
                 self._heard = sequence
-                if what == "unban" and self._sensor is not None:
+                if what == "unban":
                     self._sensor.forget(network)
+
+
+def _tell(bans: Sequence[Ban]) -> None:
+    """Log each ban; of many at once only their number, and each of them at the level debug."""
+    level = logging.INFO if len(bans) <= TOLD else logging.DEBUG
+    if level == logging.DEBUG:
+        log.info("banned sources=%d, see `jailbridge list`", len(bans))
+    if log.isEnabledFor(level):
+        for ban in bans:
+            log.log(level, "banned address=%s until=%s why=%s", network_text(ban.network), ban.until, ban.reason)
 
 
 def _tailer(settings: Settings, ledger: Ledger, wake: threading.Event) -> Tailer:
     """Follow every [[tail]] from where it was left; what a file held before the ledger knew it is not evidence."""
-    positions = ledger.positions()
-    followers = [Follower(tail.path, positions.get(str(tail.path)), from_end=True) for tail in settings.tail]
-    return Tailer(followers, watch={tail.path: tail.watch for tail in settings.tail}, wake=wake.set)
+    return Tailer(settings.tail, ledger.positions(), wake=wake.set)
 
 
 def _history(settings: Settings) -> HistoryWriter:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from jailbridge.config import Settings
-from jailbridge.reconcile.controller import Attached
+from jailbridge.reconcile.attached import Attached
 from jailbridge.stores.fail2ban import Fail2banStore
 from jailbridge.stores.hosts_deny import HostsDenyStore
 from jailbridge.stores.nftables import NftablesStore

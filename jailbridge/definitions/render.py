@@ -14,8 +14,9 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 import jailbridge
-from jailbridge.config.settings import EvidenceRule, SensorMode, Settings, TailFormat, TailSettings
+from jailbridge.config.settings import EvidenceRule, SensorMode, Settings, TailSettings
 from jailbridge.errors import FatalError
+from jailbridge.model.event import TailFormat
 from jailbridge.model.network import network_text, shown
 
 MARK = "Written by jailbridge"
@@ -50,7 +51,7 @@ def render(settings: Settings, *, standalone: bool = False) -> Mapping[str, str]
     `standalone` is for fail2ban without our daemon: it bans and unbans by itself, through its own firewall action.
     Raises FatalError when no followed file is PortSentry's, or a path cannot be written in an ini file.
     """
-    tails = [tail for tail in settings.tail if tail.format in _DIALECTS]
+    tails = [tail for tail in settings.tail if tail.path is not None and tail.format in _DIALECTS]
     if not tails:
         raise FatalError(
             'no [[tail]] is in a format that fail2ban can read: use "auto", "portsentry-1.2" or "portsentry-2"'
@@ -62,7 +63,7 @@ def render(settings: Settings, *, standalone: bool = False) -> Mapping[str, str]
         "standalone": standalone,
         "dialects": frozenset().union(*(_DIALECTS[tail.format] for tail in tails)),
         "jail": settings.stores.fail2ban.jail,
-        "paths": list(dict.fromkeys(logpath(tail.path) for tail in tails)),
+        "paths": list(dict.fromkeys(map(logpath, tails))),
         "findtime_s": int(findtime.total_seconds()),
         "bantime_s": PERMANENT_S if bantime is None else int(bantime.total_seconds()),
         "ignored": [*NEVER_BANNED, *map(network_text, settings.policy.allow)],
@@ -78,15 +79,15 @@ def render(settings: Settings, *, standalone: bool = False) -> Mapping[str, str]
     return rendered
 
 
-def logpath(path: Path) -> str:
-    """Return the path as a value of logpath: glob characters and `%` escaped.
+def logpath(tail: TailSettings) -> str:
+    """Return the path as a value of logpath: `%` escaped, and glob characters that are none of a pattern.
 
     Raises FatalError for what no escape saves: a newline would begin another key, ` ;` a comment, `<` a tag.
     """
-    text = str(path)
+    text = str(tail.path)
     if not text.isprintable() or any(character in text for character in ";#<>"):
         raise FatalError(f"fail2ban cannot follow {shown(text)}: use a path without line breaks and any of ; # < >")
-    return glob.escape(text).replace("%", "%%")
+    return (text if tail.is_pattern else glob.escape(text)).replace("%", "%%")
 
 
 def _standalone_bantime(settings: Settings, tails: list[TailSettings]) -> timedelta | None:

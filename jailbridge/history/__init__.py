@@ -1,1 +1,1 @@
-"""The history file: its line formats (pure), and the writer that our sensor appends with."""
+"""What logs tell: the grammars of their lines (pure), what a whole log tells, and our sensor's history."""

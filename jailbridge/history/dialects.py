@@ -11,34 +11,37 @@ Both as written by PortSentry 1.2 (Debian) and 2.0.7.
 """
 
 import re
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 from jailbridge.errors import ParseError
 from jailbridge.model.event import Dialect, Kind, Protocol, ScanEvent, TcpFlags
 from jailbridge.model.network import parse_address
 
+_T = TypeVar("_T")
 # Wider than what glibc's resolver lets through (res_hnok); NI_MAXHOST bounds it.
 _NAME = rb"[^\x00-\x20\x7f]{1,1025}"
 # With a zone: an interface's name.
 _ADDRESS = rb"[0-9A-Fa-f:.]{2,45}(?:%[0-9A-Za-z._-]{1,15})?"
 _PORT = rb"[1-9]\d{0,4}"
+_PROTOCOL = rb"TCP|UDP"
 _FLAG_ORDER = (TcpFlags.SYN, TcpFlags.FIN, TcpFlags.ACK, TcpFlags.PSH, TcpFlags.URG, TcpFlags.RST)
 _FLAGS = b" ".join(rb"%b: [01]" % str(flag.name).encode() for flag in _FLAG_ORDER)
+# Groups in the order in which `_event_1` and `_event_2` take them.
 _LINE_1 = re.compile(
-    rb"(?P<epoch>[1-9]\d{9}) - \d\d/\d\d/\d{4} \d\d:\d\d:\d\d "
-    rb"Host: %(name)b/(?P<address>%(address)b) Port: (?P<port>%(port)b) (?P<protocol>TCP|UDP) Blocked"
-    % {b"name": _NAME, b"address": _ADDRESS, b"port": _PORT}
+    rb"([1-9]\d{9}) - \d\d/\d\d/\d{4} \d\d:\d\d:\d\d "
+    rb"Host: %(name)b/(%(address)b) Port: (%(port)b (?:%(protocol)b)) Blocked"
+    % {b"name": _NAME, b"address": _ADDRESS, b"port": _PORT, b"protocol": _PROTOCOL}
 )
 _LINE_2 = re.compile(
-    rb"(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d{4}) "
-    rb"Scan from: \[(?P<address>%(address)b)\] \(%(name)b\) "
-    rb"protocol: \[(?P<protocol>TCP|UDP)\] port: \[(?P<port>%(port)b)\] "
-    rb"type: \[(?P<type>Connect|UDP|TCP (?:SYN/Normal|FIN|NULL|XMAS) scan|Unknown Type: TCP Packet Flags: %(flags)b)\] "
-    rb"IP opts: \[(?P<options>set|not set|unknown)\] ignored: \[(?P<ignored>true|false|unset)\] "
-    rb"triggered: \[(?P<triggered>true|false|unset)\] "
+    rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d{4}) "
+    rb"Scan from: \[(%(address)b)\] \(%(name)b\) "
+    rb"protocol: \[(%(protocol)b)\] port: \[(%(port)b)\] "
+    rb"type: \[(Connect|UDP|TCP (?:SYN/Normal|FIN|NULL|XMAS) scan|Unknown Type: TCP Packet Flags: %(flags)b)\] "
+    rb"IP opts: \[(set|not set|unknown)\] ignored: \[(true|false|unset)\] triggered: \[(true|false|unset)\] "
     rb"noblock: \[(?:true|false|unset)\] blocked: \[(?:true|false|unset)\]"
-    % {b"name": _NAME, b"address": _ADDRESS, b"port": _PORT, b"flags": _FLAGS}
+    % {b"name": _NAME, b"address": _ADDRESS, b"port": _PORT, b"protocol": _PROTOCOL, b"flags": _FLAGS}
 )
 _TYPES = {
     "Connect": Kind.CONNECT,
@@ -64,10 +67,10 @@ def parse(line: bytes, only: Dialect | None = None) -> tuple[ScanEvent, Dialect]
     Carriage returns at its end are no part of it. Raises ParseError with the reason.
     """
     line = line.rstrip(b"\r")
-    if only is not Dialect.PORTSENTRY_2 and (match := _LINE_1.fullmatch(line)):
-        return _event_1(_fields(match)), Dialect.PORTSENTRY_1
-    if only is not Dialect.PORTSENTRY_1 and (match := _LINE_2.fullmatch(line)):
-        return _event_2(_fields(match)), Dialect.PORTSENTRY_2
+    if only is not _V2 and (match := _LINE_1.fullmatch(line)):
+        return _event_1(*match.groups()), _V1
+    if only is not _V1 and (match := _LINE_2.fullmatch(line)):
+        return _event_2(*match.groups()), _V2
     raise ParseError(f"not a line of PortSentry's history ({only or 'either'} dialect)")
 
 
@@ -138,54 +141,93 @@ def _unknown_type(flags: TcpFlags) -> str:
     return _UNKNOWN_TYPE + " ".join(f"{flag.name}: {int(flag in flags)}" for flag in _FLAG_ORDER)
 
 
-def _kind_and_flags(text: str) -> tuple[Kind, TcpFlags | None]:
-    if text in _TYPES:
-        return _TYPES[text], None
-    bits = zip(_FLAG_ORDER, text.removeprefix(_UNKNOWN_TYPE).split(" ")[1::2], strict=True)
-    flags = TcpFlags(sum(flag for flag, bit in bits if bit == "1"))
+def _kind_and_flags(flags: TcpFlags) -> tuple[Kind, TcpFlags | None]:
     # None set is what stands for flags that were not seen: had they been seen, the type would be NULL.
     return (Kind.ACK if flags == TcpFlags.ACK else Kind.OTHER), flags or None
 
 
-def _fields(match: re.Match[bytes]) -> dict[str, str]:
-    return {name: value.decode("ascii") for name, value in match.groupdict().items()}
+_V1, _V2 = Dialect.PORTSENTRY_1, Dialect.PORTSENTRY_2
+# Every text that these fields may have.
+_PROTOCOL_OF = {protocol.upper().encode(): protocol for protocol in Protocol}
+_KIND_OF: dict[bytes, tuple[Kind, TcpFlags | None]] = {text.encode(): (kind, None) for text, kind in _TYPES.items()}
+_KIND_OF |= {
+    _unknown_type(flags).encode(): _kind_and_flags(flags) for flags in map(TcpFlags, range(1 << len(TcpFlags)))
+}
+_OPTIONS_OF = {text.encode(): value for text, value in _OPTIONS.items()}
+_TRUTH_OF = {text.encode(): value for text, value in _TRUTH.items()}
+_UNKNOWN = Kind.UNKNOWN
+_EPOCH = datetime.fromtimestamp(0, UTC)
+# A named tuple's own constructor takes half as long again.
+_made = tuple.__new__
 
 
-def _event_1(fields: Mapping[str, str]) -> ScanEvent:
-    try:
-        time = datetime.fromtimestamp(int(fields["epoch"]), UTC)
-    except (OverflowError, OSError):  # where time_t has 32 bits
-        raise ParseError("not a time") from None
-    return ScanEvent(
-        time=time,
-        address=parse_address(fields["address"]),
-        port=_port(fields["port"]),
-        protocol=Protocol(fields["protocol"].lower()),
-        kind=Kind.UNKNOWN,
+def _event_1(epoch: bytes, address: bytes, probed: bytes) -> ScanEvent:
+    port, protocol = _PROBED[probed]
+    return _made(ScanEvent, (_TIMES[epoch], _ADDRESSES[address], port, protocol, _UNKNOWN, None, None, None, None))
+
+
+def _event_2(
+    time: bytes, address: bytes, protocol: bytes, port: bytes, how: bytes, options: bytes, *said: bytes
+) -> ScanEvent:
+    kind, flags = _KIND_OF[how]
+    ignored, triggered = said
+    return _made(
+        ScanEvent,
+        (
+            _time_2(time.decode()),
+            _ADDRESSES[address],
+            _port(port),
+            _PROTOCOL_OF[protocol],
+            kind,
+            _TRUTH_OF[ignored],
+            _TRUTH_OF[triggered],
+            flags,
+            _OPTIONS_OF[options],
+        ),
     )
 
 
-def _event_2(fields: Mapping[str, str]) -> ScanEvent:
+class _Known(dict[bytes, _T]):
+    """What a field's text says, worked out once. Bounded, since outsiders choose the texts: a full one starts anew."""
+
+    def __init__(self, read: Callable[[str], _T], most: int) -> None:
+        super().__init__()
+        self._read, self._most = read, most
+
+    def __missing__(self, text: bytes) -> _T:
+        if len(self) >= self._most:
+            self.clear()
+        value = self[text] = self._read(text.decode())
+        return value
+
+
+def _probed(text: str) -> tuple[int, Protocol]:
+    port, _, protocol = text.partition(" ")
+    return _port(port), Protocol(protocol.lower())
+
+
+def _time_1(epoch: str) -> datetime:
+    return _EPOCH + timedelta(0, int(epoch))
+
+
+def _time_2(text: str) -> datetime:
     try:
-        time = datetime.strptime(fields["time"], "%Y-%m-%dT%H:%M:%S.%f%z").astimezone(UTC)
+        # Far quicker than strptime; unlike that it lets such zones pass, and some versions an hour 24.
+        time = datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ParseError("not a time") from None
-    kind, flags = _kind_and_flags(fields["type"])
-    return ScanEvent(
-        time=time,
-        address=parse_address(fields["address"]),
-        port=_port(fields["port"]),
-        protocol=Protocol(fields["protocol"].lower()),
-        kind=kind,
-        ignored=_TRUTH[fields["ignored"]],
-        triggered=_TRUTH[fields["triggered"]],
-        flags=flags,
-        ip_options=_OPTIONS[fields["options"]],
-    )
+    if text[11:13] > "23" or text[-2:] > "59":
+        raise ParseError("not a time")
+    return time
 
 
-def _port(text: str) -> int:
-    port = int(text)
-    if port > 65535:
+def _port(text: str | bytes) -> int:
+    if (port := int(text)) > 65535:
         raise ParseError(f"{port} is not a port")
     return port
+
+
+# Many lines share a second; the watched ports are mostly 1 to 1023, of two protocols.
+_TIMES = _Known(_time_1, 256)
+_PROBED = _Known(_probed, 4096)
+_ADDRESSES = _Known(parse_address, 4096)

@@ -9,18 +9,33 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Self
 
 from jailbridge.errors import FatalError, ParseError
+from jailbridge.ledger.orders import Orders
+from jailbridge.ledger.rows import (
+    INSERT_BAN,
+    ban_row,
+    seen_row,
+    to_ban,
+    to_network,
+    to_seconds,
+    to_signed,
+    to_time,
+    to_tombstone,
+    to_unsigned,
+)
 from jailbridge.ledger.schema import connect, unsound
-from jailbridge.model.ban import Ban, EndReason, Origin, ReadMark, Tombstone
+from jailbridge.ledger.story import Story, trim_tombstones
+from jailbridge.model.ban import Ban, EndReason, Sighting, Sightings, Tombstone
 from jailbridge.model.event import Evidence, TailPosition
 from jailbridge.model.network import Network, network_text, shown
 from jailbridge.model.plan import Placement
@@ -28,6 +43,8 @@ from jailbridge.model.token import Token
 
 # Whoever reads the feed is seconds behind, not days; yet one command may end every ban that policy allows.
 FEED_KEPT = 200_000
+# The last changes, and those of the last transaction, are kept in memory too.
+RECENT = 10_000
 # A tombstone may be needed this much longer than its bans are remembered: a log's time may be off by a day.
 LATE = timedelta(days=1)
 
@@ -43,13 +60,21 @@ class Ledger:
         self._db = connect(path, create=create)
         try:
             self._load()
-        except (sqlite3.DatabaseError, ValueError, OverflowError, TypeError):
+            self.story = Story(self._db, self._reading, self._transaction)
+            self.orders = Orders(self._db, partial(self._transaction, durable=True))
+        except (sqlite3.DatabaseError, ParseError, ValueError, OverflowError, TypeError):
             self._db.close()
             raise unsound(path) from None
 
     def _load(self) -> None:
         self.id: str = self._one("SELECT value FROM meta WHERE name = 'id'")
-        self._bans = {ban.network: ban for ban in map(_ban, self._db.execute("SELECT * FROM ban"))}
+        # What was placed where, by store: read when it is first asked for.
+        self._placed: dict[str, dict[Network, Placement]] = {}
+        # The end of the feed, without a gap.
+        self._recent: list[tuple[int, datetime, str, Network, str]] = []
+        # All that is attempted there, and not confirmed.
+        self._attempted: dict[str, set[Network]] = {}
+        self._bans = {ban.network: ban for ban in map(to_ban, self._db.execute("SELECT * FROM ban"))}
         # The prefix lengths, by IP version, that a ban or a tombstone may have: look-ups try no others.
         self._lengths: dict[int, set[int]] = {4: {32}, 6: {128}}
         self._note_lengths(self._bans)
@@ -92,6 +117,7 @@ class Ledger:
         # Another may have written since this one was opened.
         with self._reading():
             self._load()
+            self.orders.load()
 
     # Bans
 
@@ -103,34 +129,71 @@ class Ledger:
     def covering(self, network: Network) -> Ban | None:
         """Return the ban of the largest network that holds `network`, or None."""
         with self._lock:
-            return next((self._bans[around] for around in self._around(network) if around in self._bans), None)
+            for around in self._around(network):
+                if (ban := self._bans.get(around)) is not None:
+                    return ban
+            return None
 
     def tombstone(self, network: Network) -> Tombstone | None:
         """Return what the last ban of `network`, or of a network that holds it, left behind: the latest one."""
+        return self.tombstones([network]).get(network)
+
+    def tombstones(self, networks: Iterable[Network]) -> Mapping[Network, Tombstone]:
+        """Return, for those of these networks that have one, the same as `tombstone`, in one look for all."""
         with self._reading():
-            texts = [network_text(around) for around in self._around(network)]
+            if self._db.execute("SELECT 1 FROM tombstone LIMIT 1").fetchone() is None:
+                return {}
+            around = [(network, [network_text(wider) for wider in self._around(network)]) for network in networks]
+            asked = json.dumps(list({text for _, texts in around for text in texts}))
             rows = self._db.execute(
-                f"SELECT * FROM tombstone WHERE network IN ({','.join('?' * len(texts))}) ORDER BY ended DESC LIMIT 1",  # noqa: S608
-                texts,
-            ).fetchall()
-        return _tombstone(rows[0]) if rows else None
+                "SELECT tombstone.* FROM json_each(?) CROSS JOIN tombstone ON network = json_each.value", (asked,)
+            )
+            found = {stone.network: stone for stone in map(to_tombstone, rows)}
+        if not found:
+            return {}
+        texts = {network_text(network): stone for network, stone in found.items()}
+        left = [(network, [texts[text] for text in wider if text in texts]) for network, wider in around]
+        return {network: max(stones, key=attrgetter("ended")) for network, stones in left if stones}
 
     def _around(self, network: Network) -> Iterator[Network]:
         """Yield the networks that hold this one, itself included, of every size in use; the largest first."""
         for length in sorted(self._lengths[network.version]):
-            if length <= network.prefixlen:
+            if length < network.prefixlen:
                 yield network.supernet(new_prefix=length)
+            elif length == network.prefixlen:
+                yield network
+
+    def soonest(self, evidence: Evidence, limit: int) -> list[Ban]:
+        """Return up to `limit` bans of this evidence, those that end soonest first."""
+        with self._reading():
+            # Two looks, since the index on the ends leaves permanent bans out.
+            rows: list[tuple[str]] = []
+            for which in ("NOT NULL ORDER BY until, network", "NULL ORDER BY network"):
+                query = f"SELECT network FROM ban WHERE evidence = ? AND until IS {which} LIMIT ?"  # noqa: S608
+                rows += self._db.execute(query, (evidence.value, limit - len(rows))).fetchall()
+            return [self._bans[to_network(network)] for (network,) in rows]
 
     def _note_lengths(self, networks: Iterable[Network]) -> None:
         for version, length in {(network.version, network.prefixlen) for network in networks}:
             self._lengths[version].add(length)
 
+    def over(self, now: datetime) -> list[Network]:
+        """Return the networks whose bans' time has passed."""
+        with self._reading():
+            rows = self._db.execute("SELECT network FROM ban WHERE until <= ?", (now.timestamp(),)).fetchall()
+            return [to_network(network) for (network,) in rows]
+
     @property
     def next_end(self) -> datetime | None:
-        """When the first ban ends; None where none does."""
+        """When the first ban, or a pause, ends; None where none does."""
         with self._reading():
             row = self._db.execute("SELECT min(until) FROM ban WHERE until IS NOT NULL").fetchone()
-        return _time(row[0]) if row[0] is not None else None
+            ends = [to_time(row[0])] if row[0] is not None else []
+        return min([*ends, *filter(None, [self.orders.pause_ends])], default=None)
+
+    def paused(self, now: datetime) -> bool:
+        """Tell whether an operator wants nothing held in any store now."""
+        return self.orders.paused(now)
 
     def record(
         self,
@@ -139,22 +202,39 @@ class Ledger:
         *,
         now: datetime,
         durable: bool = False,
+        merged: Mapping[Network, Sightings] = MappingProxyType({}),
+        story: Iterable[Sighting] = (),
     ) -> None:
         """Write new or changed bans together with the log positions whose lines caused them.
+
+        merged  what was seen of networks that were banned before, all told: no change of their bans
+        story   the lines' own part of the story
 
         Raises ParseError for a text that is no Unicode; then nothing is written.
         """
         bans = list(bans)
         with self._transaction(durable=durable):
-            self._db.executemany("INSERT OR REPLACE INTO ban VALUES (?,?,?,?,?,?,?,?,?,?,?)", map(_ban_row, bans))
+            self._db.executemany(INSERT_BAN, map(ban_row, bans))
             self._db.executemany(
                 "INSERT OR REPLACE INTO position VALUES (?,?,?,?,?)",
-                [(p.path, _signed(p.device), _signed(p.inode), p.offset, p.head) for p in positions],
+                [(p.path, to_signed(p.device), to_signed(p.inode), p.offset, p.head) for p in positions],
             )
-            self._tell(now, "ban", [(ban.network, ban.reason) for ban in bans])
-            if bans:
-                self._bans = {**self._bans, **{ban.network: ban for ban in bans}}
-                self._note_lengths(ban.network for ban in bans)
+            made: dict[Network, Ban] = {}
+            changes = []
+            for ban in bans:
+                what = "change" if ban.network in self._bans or ban.network in made else "ban"
+                made[ban.network] = ban
+                changes.append((what, ban.network, ban.reason, to_seconds(ban.until)))
+            self._tell(now, changes)
+            self.story.seen(story, now)
+            self._db.executemany(
+                "UPDATE ban SET first_seen = ?, last_seen = ?, sightings = ?, ports = ? WHERE network = ?",
+                [(*seen_row(seen), network_text(network)) for network, seen in merged.items()],
+            )
+            more = {network: replace(self._bans[network], seen=seen) for network, seen in merged.items()}
+            if made or more:
+                self._bans = {**self._bans, **more, **made}
+                self._note_lengths(made)
 
     def end(
         self, networks: Iterable[Network], why: EndReason, *, now: datetime, durable: bool = False
@@ -187,7 +267,7 @@ class Ledger:
                         marks if why is not EndReason.EXPIRED else "{}",
                     ),
                 )
-            self._tell(now, "unban", [(network, why.value) for network in ended])
+            self._tell(now, [("unban", network, why.value, None) for network in ended])
             if ended:
                 self._bans = left
         return ended
@@ -199,40 +279,64 @@ class Ledger:
                 "DELETE FROM tombstone WHERE ended < ? AND network NOT IN (SELECT network FROM placement)",
                 ((now - memory - LATE).timestamp(),),
             )
+            trim_tombstones(self._db)
             self._db.execute("DELETE FROM feed WHERE sequence <= (SELECT max(sequence) FROM feed) - ?", (feed_kept,))
+            del self._recent[:-feed_kept]
 
     # Stores
 
     def placements(self, store: str) -> Mapping[Network, Placement]:
-        """Return what was written to a store, and whether it was read back."""
+        """Return what was written to a store, and whether it was seen there, as it stands: later changes show."""
         with self._reading():
-            rows = self._db.execute("SELECT network, state FROM placement WHERE store = ?", (store,))
-            return {_network(network): Placement(state) for network, state in rows}
+            return MappingProxyType(self._placements(store))
 
     def attempt(self, store: str, networks: Iterable[Network], *, boot: str, layout: int) -> Token:
         """Note that these bans are about to be written to a store; return the token to write last."""
         with self._transaction():
+            placed = self._placements(store)
+            new = [network for network in networks if network not in placed]
             sequence = int(self._one("SELECT value FROM meta WHERE name = 'sequence'")) + 1
             self._db.execute("UPDATE meta SET value = ? WHERE name = 'sequence'", (str(sequence),))
-            self._db.executemany(
-                "INSERT OR IGNORE INTO placement VALUES (?, ?, ?)",
-                [(store, network_text(network), Placement.ATTEMPTED.value) for network in networks],
-            )
+            self._place(store, new, Placement.ATTEMPTED)
+            self._attempted[store].update(new)
         return Token(ledger=self.id, boot=boot, layout=layout, sequence=sequence)
 
     def confirm(self, store: str, present: Iterable[Network], absent: Iterable[Network], token: Token | None) -> None:
         """Note what a store was seen with and without; `token` if it carries the one that was last given out for it."""
+        absent = list(absent)
         with self._transaction():
+            placed, attempted = self._placements(store), self._attempted[store]
+            seen = {network for network in present if placed.get(network) is not Placement.CONFIRMED}
+            if attempted and attempted <= seen:
+                # Most often all that was attempted is seen, and one statement says so.
+                states = (Placement.CONFIRMED.value, store, Placement.ATTEMPTED.value)
+                self._db.execute("UPDATE placement SET state = ? WHERE store = ? AND state = ?", states)
+                placed.update(dict.fromkeys(attempted, Placement.CONFIRMED))
+                seen -= attempted
+                attempted.clear()
+            self._place(store, seen, Placement.CONFIRMED)
+            attempted.difference_update(seen, absent)
             self._db.executemany(
-                "INSERT OR REPLACE INTO placement VALUES (?, ?, ?)",
-                [(store, network_text(network), Placement.CONFIRMED.value) for network in present],
+                "DELETE FROM placement WHERE store = ? AND network = ?", [(store, network_text(n)) for n in absent]
             )
-            self._db.executemany(
-                "DELETE FROM placement WHERE store = ? AND network = ?",
-                [(store, network_text(n)) for n in absent],
-            )
+            for network in absent:
+                placed.pop(network, None)
             if token is not None:
                 self._db.execute("INSERT OR REPLACE INTO store VALUES (?, ?)", (store, str(token)))
+
+    def _placements(self, store: str) -> dict[Network, Placement]:
+        if store not in self._placed:
+            rows = self._db.execute("SELECT network, state FROM placement WHERE store = ?", (store,))
+            self._placed[store] = placed = {to_network(network): Placement(state) for network, state in rows}
+            self._attempted[store] = {network for network, state in placed.items() if state is Placement.ATTEMPTED}
+        return self._placed[store]
+
+    def _place(self, store: str, networks: Collection[Network], state: Placement) -> None:
+        self._db.executemany(
+            "INSERT OR REPLACE INTO placement VALUES (?, ?, ?)",
+            [(store, network_text(network), state.value) for network in networks],
+        )
+        self._placed[store].update(dict.fromkeys(networks, state))
 
     def recorded_token(self, store: str) -> Token | None:
         """Return the last token that was read back from a store; None where none ever was."""
@@ -254,16 +358,30 @@ class Ledger:
             rows = self._db.execute("SELECT * FROM position")
             return {
                 path: TailPosition(
-                    path=path, device=_unsigned(device), inode=_unsigned(inode), offset=offset, head=head
+                    path=path, device=to_unsigned(device), inode=to_unsigned(inode), offset=offset, head=head
                 )
                 for path, device, inode, offset, head in rows
             }
 
+    def forget_positions(self, paths: Iterable[str]) -> None:
+        """Forget how far files were read that nobody will follow again."""
+        with self._transaction():
+            self._db.executemany("DELETE FROM position WHERE path = ?", [(path,) for path in paths])
+
     def feed(self, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, datetime, str, Network, str]]:
-        """Return up to `limit` changes past a sequence number: (sequence, time, "ban" or "unban", network, why)."""
+        """Return up to `limit` changes past a sequence number: (sequence, time, what, network, why).
+
+        What: "ban", "change" of one that stands, "unban".
+        """
         with self._reading():
-            rows = self._db.execute("SELECT * FROM feed WHERE sequence > ? ORDER BY sequence LIMIT ?", (after, limit))
-            return [(n, _time(time), what, _network(network), why) for n, time, what, network, why in rows]
+            if self._recent and self._recent[0][0] <= after + 1:
+                begin = after + 1 - self._recent[0][0]
+                return self._recent[begin : begin + limit]
+            rows = self._db.execute(
+                "SELECT sequence, time, what, network, why FROM feed WHERE sequence > ? ORDER BY sequence LIMIT ?",
+                (after, limit),
+            )
+            return [(n, to_time(time), what, to_network(network), why) for n, time, what, network, why in rows]
 
     @property
     def last_change(self) -> int:
@@ -271,11 +389,18 @@ class Ledger:
         with self._reading():
             return int(self._one("SELECT coalesce(max(sequence), 0) FROM feed"))
 
-    def _tell(self, now: datetime, what: str, changes: Iterable[tuple[Network, str]]) -> None:
+    def _tell(self, now: datetime, changes: Sequence[tuple[str, Network, str, float | None]]) -> None:
+        if not changes:
+            return
+        stamp = now.timestamp()
         self._db.executemany(
-            "INSERT INTO feed (time, what, network, why) VALUES (?, ?, ?, ?)",
-            [(now.timestamp(), what, network_text(network), why) for network, why in changes],
+            "INSERT INTO feed (time, what, network, why, until) VALUES (?, ?, ?, ?, ?)",
+            [(stamp, what, network_text(network), why, until) for what, network, why, until in changes],
         )
+        # The rest of the process hears of them from memory.
+        first = self.last_change - len(changes) + 1
+        del self._recent[:-RECENT]
+        self._recent += [(n, now, what, network, why) for n, (what, network, why, _) in enumerate(changes, first)]
 
     def _one(self, query: str) -> str:
         return str(self._db.execute(query).fetchone()[0])
@@ -300,6 +425,8 @@ class Ledger:
                 self._db.execute("COMMIT")
             except BaseException as error:
                 self._bans = before
+                self._placed.clear()
+                self._recent.clear()
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 if isinstance(error, sqlite3.Error):
@@ -307,61 +434,3 @@ class Ledger:
                 if isinstance(error, UnicodeEncodeError):
                     raise ParseError(f"{shown(error.object)} is not Unicode text: it cannot be recorded") from None
                 raise
-
-
-@lru_cache(maxsize=1 << 18)
-def _network(text: str) -> Network:
-    """Read a network that this module wrote: already normalised. Raises ValueError."""
-    return IPv6Network(text) if ":" in text else IPv4Network(text)
-
-
-def _signed(number: int) -> int:
-    """SQLite's integers are signed, an inode's or a device's number is not; both have 64 bits."""
-    return number - (1 << 64) if number >> 63 else number
-
-
-def _unsigned(number: int) -> int:
-    return number & ((1 << 64) - 1)
-
-
-def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
-
-
-def _ban_row(ban: Ban) -> tuple[object, ...]:
-    return (
-        network_text(ban.network),
-        ban.since.timestamp(),
-        ban.until.timestamp() if ban.until is not None else None,
-        ban.origin.value,
-        ban.reason,
-        ban.evidence.value if ban.evidence is not None else None,
-        ban.port,
-        ban.file,
-        ban.offset,
-        ban.line,
-        int(ban.forced),
-    )
-
-
-def _ban(row: tuple[Any, ...]) -> Ban:
-    network, since, until, origin, reason, evidence, port, file, offset, line, forced = row
-    return Ban(
-        network=_network(network),
-        since=_time(since),
-        until=_time(until) if until is not None else None,
-        origin=Origin(origin),
-        reason=reason,
-        evidence=Evidence(evidence) if evidence is not None else None,
-        port=port,
-        file=file,
-        offset=offset,
-        line=line,
-        forced=bool(forced),
-    )
-
-
-def _tombstone(row: tuple[str, float, str, int, str]) -> Tombstone:
-    network, ended, why, bans, marks = row
-    read = {path: ReadMark(device=d, inode=i, offset=o) for path, (d, i, o) in json.loads(marks).items()}
-    return Tombstone(network=_network(network), ended=_time(ended), why=EndReason(why), bans=bans, marks=read)

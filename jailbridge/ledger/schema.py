@@ -40,6 +40,33 @@ MIGRATIONS = (
         why TEXT NOT NULL
     ) STRICT;
     """,
+    """
+    -- the end of the ban that was made or changed; NULL is permanent, and what an unban has
+    ALTER TABLE feed ADD COLUMN until REAL;
+    -- the oldest tombstones go first
+    CREATE INDEX tombstone_ended ON tombstone (ended);
+    -- what was seen of a network and where its ban was placed, bounded; noted is when we came to know
+    CREATE TABLE story (
+        sequence INTEGER PRIMARY KEY, noted REAL NOT NULL, time REAL NOT NULL, what TEXT NOT NULL,
+        network TEXT NOT NULL, detail TEXT NOT NULL, file TEXT, "offset" INTEGER, line TEXT
+    ) STRICT;
+    CREATE INDEX story_network ON story (network);
+    -- networks that an operator allowed
+    CREATE TABLE allowed (
+        network TEXT PRIMARY KEY, time REAL NOT NULL, reason TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    -- what the logs told of a live ban (ports between blanks), and a number for a key: with the networks' texts for one
+    -- a storm writes every page of the table at every turn
+    CREATE TABLE numbered_ban (
+        network TEXT PRIMARY KEY, since REAL NOT NULL, until REAL, origin TEXT NOT NULL, reason TEXT NOT NULL,
+        evidence TEXT, port INTEGER, file TEXT, "offset" INTEGER, line TEXT, forced INTEGER NOT NULL,
+        first_seen REAL, last_seen REAL, sightings INTEGER, ports TEXT
+    ) STRICT;
+    INSERT INTO numbered_ban SELECT *, NULL, NULL, NULL, NULL FROM ban;
+    DROP TABLE ban;
+    ALTER TABLE numbered_ban RENAME TO ban;
+    CREATE INDEX ban_until ON ban (until) WHERE until IS NOT NULL;
+    """,
 )
 
 
@@ -85,6 +112,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         )
     _use_wal(connection)
     connection.execute("PRAGMA foreign_keys = ON")
+    # A storm touches pages all over the tables, since networks are their keys: 64 MiB hold 200,000 bans.
+    connection.execute("PRAGMA cache_size = -65536")
+    connection.execute("PRAGMA wal_autocheckpoint = 8000")
     while version < len(MIGRATIONS):
         version = _migrated(connection)
     connection.execute("INSERT OR IGNORE INTO meta VALUES ('id', ?), ('sequence', '0')", (secrets.token_hex(6),))

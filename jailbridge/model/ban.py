@@ -1,12 +1,16 @@
-"""What was decided: bans, how they end, and what an end remembers. Times are aware and UTC."""
+"""What was decided: bans, what was seen of them, how they end, and what an end remembers. Times are aware and UTC."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from jailbridge.model.event import Evidence, LogLine
 from jailbridge.model.network import Network
+
+# A scanner chooses its ports: a ban names so many.
+MAX_PORTS = 32
 
 
 class Origin(StrEnum):
@@ -26,12 +30,37 @@ class EndReason(StrEnum):
     EVICTED = "evicted"
 
 
+class Sightings(NamedTuple):
+    """What the logs told of a banned network: when first and last, how often, the first MAX_PORTS ports (`tcp/23`)."""
+
+    first: datetime
+    last: datetime
+    times: int
+    ports: tuple[str, ...]
+
+    def also(self, time: datetime, port: str) -> "Sightings":
+        """Return these and one more."""
+        first, last, times, ports = self
+        if port not in ports and len(ports) < MAX_PORTS:
+            ports = (*ports, port)
+        return Sightings(min(time, first), max(time, last), times + 1, ports)
+
+
+class Sighting(NamedTuple):
+    """One line about a source, and what policy made of it. `network` is what is banned for it, as text."""
+
+    network: str
+    time: datetime
+    detail: str
+    line: LogLine
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ban:
     """A live ban of one network; `until` None is permanent.
 
     `file`, `offset` and `line` name the log line that caused it, where one did; `line` is an outsider's text.
-    `forced` is an operator's ban that no exemption masks or ends.
+    `forced` is an operator's ban that no exemption masks or ends. `seen` is None where no log told of it.
     """
 
     network: Network
@@ -45,6 +74,7 @@ class Ban:
     offset: int | None = None
     line: str | None = None
     forced: bool = False
+    seen: Sightings | None = None
 
     def is_over(self, now: datetime) -> bool:
         """Tell whether the ban's time has passed."""
@@ -88,10 +118,13 @@ class Tombstone:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """What policy makes of one piece of evidence: a ban, or None with the reason."""
+class Decision(NamedTuple):
+    """What policy makes of one piece of evidence: a new or changed ban, or None with the reason.
+
+    `merges` tells that it is one more sighting of a ban that stands as it is.
+    """
 
     network: Network
     ban: Ban | None
     why: str
+    merges: bool = False

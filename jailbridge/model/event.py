@@ -10,6 +10,10 @@ from typing import NamedTuple
 
 from jailbridge.model.network import Address
 
+# Ten times the longest line that any PortSentry writes (packet options included).
+MAX_LINE = 4096
+"""The longest line (bytes, without its newline) that is read; a longer one is refused as a whole."""
+
 
 class Protocol(StrEnum):
     """The transport protocol that was probed."""
@@ -53,6 +57,16 @@ class Dialect(StrEnum):
 
     PORTSENTRY_1 = "1.2"
     PORTSENTRY_2 = "2"
+    SYSLOG = "syslog"
+    KERNEL = "kernel"
+
+
+class TailFormat(StrEnum):
+    """The form in which a log's lines are read; `auto`: told line by line."""
+
+    AUTO = "auto"
+    PORTSENTRY_1 = "portsentry-1.2"
+    PORTSENTRY_2 = "portsentry-2"
     SYSLOG = "syslog"
     KERNEL = "kernel"
 

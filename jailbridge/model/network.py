@@ -3,9 +3,9 @@
 Normalised means: host bits cleared, an IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2) unwrapped, a zone dropped.
 """
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TypeAlias
 
 from jailbridge.errors import ParseError
@@ -18,6 +18,36 @@ MAX_TEXT = 72
 # A zone is an interface's name: IFNAMSIZ bytes, the last of them NUL (netdevice(7)).
 MAX_ZONE = 15
 _MAPPED = IPv6Network("::ffff:0:0/96")
+_OCTETS = {str(number): number for number in range(256)}
+
+
+class _Remembering:
+    """Works out once what every table and every store asks of a network: its hash and its text.
+
+    Equal to the plain network, hash included; mixed in before the library's class.
+    """
+
+    _hash: int | None = None
+    _text: str | None = None
+
+    def __hash__(self) -> int:
+        if self._hash is None:
+            self._hash = super().__hash__()
+        return self._hash
+
+    def text(self) -> str:
+        """Return what `network_text` does."""
+        if self._text is None:
+            self._text = _text(self)  # type: ignore[arg-type]
+        return self._text
+
+
+class _Network4(_Remembering, IPv4Network):
+    pass
+
+
+class _Network6(_Remembering, IPv6Network):
+    pass
 
 
 def parse_address(text: str) -> Address:
@@ -25,6 +55,15 @@ def parse_address(text: str) -> Address:
 
     Raises ParseError. Leading zeros, unicode digits and abbreviations are not addresses.
     """
+    # Five times as fast as ip_address, which has the last word on everything else.
+    try:
+        a, b, c, d = [_OCTETS[octet] for octet in text.split(".", 4)]
+    except (KeyError, ValueError):
+        return _other_address(text)
+    return IPv4Address(a << 24 | b << 16 | c << 8 | d)
+
+
+def _other_address(text: str) -> Address:
     zone = text.partition("%")[2]
     if len(text) > MAX_TEXT or len(zone) > MAX_ZONE or " " in zone or not (text.isascii() and text.isprintable()):
         raise ParseError(f"{shown(text)} is not an IP address")
@@ -48,7 +87,7 @@ def parse_network(text: str) -> Network:
     address, slash, size = text.partition("/")
     host = parse_address(address)
     if not slash:
-        return ip_network(host)
+        return source_network(host, host.max_prefixlen)
     if not size.isascii() or not size or size.strip() != size:
         raise ParseError(f"{shown(text)} is not an IP network")
     mapped = ":" in address and isinstance(host, IPv4Address)
@@ -57,13 +96,18 @@ def parse_network(text: str) -> Network:
             if not size.isdigit() or not _MAPPED.prefixlen <= int(size) <= 128:
                 raise ParseError(f"{shown(text)} is not an IP network")
             size = str(int(size) - _MAPPED.prefixlen)
-        return ip_network(f"{host}/{size}", strict=False)
+        network = f"{host}/{size}"
+        return _Network4(network, strict=False) if host.version == 4 else _Network6(network, strict=False)
     except ValueError:
         raise ParseError(f"{shown(text)} is not an IP network") from None
 
 
 def network_text(network: Network) -> str:
     """Return the shortest text of a network: a host without its `/32` or `/128`."""
+    return network.text() if isinstance(network, _Remembering) else _text(network)
+
+
+def _text(network: Network) -> str:
     return str(network.network_address) if is_host(network) else str(network)
 
 
@@ -75,8 +119,9 @@ def is_host(network: Network) -> bool:
 def source_network(address: Address, ipv6_prefix: int) -> Network:
     """Return what is banned for a source: an IPv4 host, or the IPv6 network of `ipv6_prefix` bits around it."""
     if isinstance(address, IPv4Address):
-        return IPv4Network(address)
-    return IPv6Network((address, ipv6_prefix), strict=False)
+        # From a number: three times as fast as from an address, and every new source needs one.
+        return _Network4((int(address), 32))
+    return _Network6((address, ipv6_prefix), strict=False)
 
 
 def shown(text: str, limit: int = 80) -> str:
@@ -89,9 +134,9 @@ class NetworkSet:
     """A set of networks that answers containment in one look-up per prefix length in use."""
 
     def __init__(self, networks: Iterable[Network] = ()) -> None:
-        self._members: dict[tuple[int, int], set[int]] = defaultdict(set)
+        self._members: dict[tuple[int, int], set[int]] = {}
         for network in networks:
-            self._members[network.version, network.prefixlen].add(int(network.network_address))
+            self._members.setdefault((network.version, network.prefixlen), set()).add(int(network.network_address))
 
     def __contains__(self, network: Network) -> bool:
         members = self._members.get((network.version, network.prefixlen))
@@ -107,6 +152,63 @@ class NetworkSet:
             if start in self._members[version, length]:
                 return IPv4Network((start, length)) if version == 4 else IPv6Network((start, length))
         return None
+
+
+class NetworkIndex:
+    """A changing set of networks that tells which of them have to do with each other, whatever their number."""
+
+    def __init__(self, networks: Iterable[Network] = ()) -> None:
+        # By IP version and prefix length: where the members of this size start, and how many smaller ones lie in each
+        # network of this size that has some.
+        self._starts: dict[int, dict[int, set[int]]] = {4: {}, 6: {}}
+        self._inside: dict[int, dict[int, Counter[int]]] = {4: {}, 6: {}}
+        for network in networks:
+            self.add(network)
+
+    def __contains__(self, network: Network) -> bool:
+        return int(network.network_address) in self._starts[network.version].get(network.prefixlen, ())
+
+    def add(self, network: Network) -> None:
+        """Put a network in, once."""
+        version, length, start = network.version, network.prefixlen, int(network.network_address)
+        sizes = self._starts[version]
+        if length not in sizes:
+            sizes[length] = set()
+            shift = network.max_prefixlen - length
+            smaller = (starts for size, starts in sizes.items() if size > length)
+            self._inside[version][length] = Counter(one >> shift << shift for starts in smaller for one in starts)
+        if start not in sizes[length]:
+            sizes[length].add(start)
+            self._count(version, length, start, 1)
+
+    def discard(self, network: Network) -> None:
+        """Take a network out, if it is there."""
+        version, length, start = network.version, network.prefixlen, int(network.network_address)
+        starts = self._starts[version].get(length, set())
+        if start in starts:
+            starts.remove(start)
+            self._count(version, length, start, -1)
+
+    def is_alone(self, network: Network) -> bool:
+        """Tell of a member whether no other one holds it or lies in it."""
+        version, length, start = network.version, network.prefixlen, int(network.network_address)
+        sizes, bits = self._starts[version], network.max_prefixlen
+        inside = self._inside[version].get(length)
+        if inside and inside[start]:
+            return False
+        for size, starts in sizes.items():
+            if size < length and start >> (bits - size) << (bits - size) in starts:
+                return False
+        return True
+
+    def _count(self, version: int, length: int, start: int, by: int) -> None:
+        bits = 32 if version == 4 else 128
+        for size, counts in self._inside[version].items():
+            if size < length:
+                around = start >> (bits - size) << (bits - size)
+                counts[around] += by
+                if not counts[around]:
+                    del counts[around]
 
 
 def maximal(networks: Iterable[Network]) -> Iterator[Network]:

@@ -1,9 +1,13 @@
-"""What the stores hold and what must change there. A plan is a value: printing it is the dry run."""
+"""What the stores hold and what must change there. A plan is a value: printing it is the dry run.
+
+Bans and changes are named tuples: a storm makes hundreds of thousands of them.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from jailbridge.model.network import Network
 
@@ -43,6 +47,9 @@ class Capabilities:
     early     can be written before the network and any service is up: `restore` fills it
     layout    version of the form in which it holds things
     limit     how many bans it takes, None for no limit
+    turn      how many changes it takes at once without holding up the others, None for any number
+    pause_s   the least time between two writings, in seconds
+    guarded   writing sees whether the token is the one that it must find; without, only a flush is seen
     """
 
     overlaps: bool
@@ -51,10 +58,12 @@ class Capabilities:
     early: bool
     layout: int = 1
     limit: int | None = None
+    turn: int | None = None
+    pause_s: float = 0.0
+    guarded: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObservedBan:
+class ObservedBan(NamedTuple):
     """A ban as a store holds it; `since` and `until` None where the store keeps none (or, `until`, for ever)."""
 
     network: Network
@@ -76,8 +85,7 @@ class Observation:
     foreign: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(NamedTuple):
     """One step of a plan; `network` is None for a hook, `until` None for a permanent ban or where it means nothing."""
 
     store: str

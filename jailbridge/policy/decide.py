@@ -3,27 +3,41 @@
 More evidence never ends a ban earlier. Doubt means no ban.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime, timedelta
 from ipaddress import IPv6Network, ip_network
+from typing import NamedTuple
 
-from jailbridge.config.settings import EvidenceRule, PolicySettings, SensorMode
-from jailbridge.model.ban import Ban, Decision, Origin, Tombstone
+from jailbridge.config.settings import EvidenceRule, NetworkPolicy, PolicySettings, SensorMode
+from jailbridge.model.ban import Ban, Decision, Origin, Sightings, Tombstone
 from jailbridge.model.event import Dialect, Evidence, Kind, LogLine, Protocol, ScanEvent
-from jailbridge.model.network import Network, source_network
+from jailbridge.model.network import Address, Network, source_network
 from jailbridge.model.plan import ObservedBan
-from jailbridge.policy.exempt import Exemptions
+from jailbridge.policy.exempt import Exemption, Exemptions
 
 # Each address of it stands for one IPv4 host: its /64 would be all of IPv4 (RFC 6052, 2.1).
 NAT64 = IPv6Network("64:ff9b::/96")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Past:
+class Source(NamedTuple):
+    """What rules and exemptions make of an address: the network that is banned for it, and who forbids that.
+
+    fixed  the [[policy.network]] that rules how long
+    """
+
+    network: Network
+    exemption: Exemption | None
+    fixed: NetworkPolicy | None
+
+
+class Past(NamedTuple):
     """What the ledger knows of a source: the live ban that covers it and the tombstone of its last one."""
 
     standing: Ban | None = None
     tombstone: Tombstone | None = None
+
+
+NO_PAST = Past()
 
 
 def evidence_of(event: ScanEvent, rule: EvidenceRule, own_mode: SensorMode | None) -> Evidence:
@@ -37,10 +51,15 @@ def evidence_of(event: ScanEvent, rule: EvidenceRule, own_mode: SensorMode | Non
     return Evidence.SPOOFABLE
 
 
-def banned_network(event: ScanEvent, rules: PolicySettings, exemptions: Exemptions) -> Network:
-    """Return what to ban for a source: its network, or the address alone where its network holds somebody exempt."""
-    network, host = source_network(event.address, rules.ipv6_prefix), ip_network(event.address)
-    return host if event.address in NAT64 or exemptions.find(network) is not None else network
+def source_of(address: Address, rules: PolicySettings, exemptions: Exemptions) -> Source:
+    """Tell what a source's evidence leads to: a ban of its network, or of it alone where that holds somebody exempt."""
+    network, host = source_network(address, rules.ipv6_prefix), None
+    exemption = exemptions.find(network)
+    if network.prefixlen < network.max_prefixlen and (exemption is not None or address in NAT64):
+        network = host = ip_network(address)
+        exemption = exemptions.find(network)
+    fixed = _fixed(host or ip_network(address), rules) if rules.network else None
+    return Source(network, exemption, fixed)
 
 
 def ban_end(
@@ -51,16 +70,7 @@ def ban_end(
     A [[policy.network]] that holds the source (the longest prefix) has the last word and does not grow; else each ban
     within `repeat_memory` of the last one's end is `repeat_factor` times longer, up to `repeat_cap`.
     """
-    around = [rule for rule in rules.network if _holds(rule.network, source)]
-    if around:
-        fixed = max(around, key=lambda rule: rule.network.prefixlen).ban_for
-        return None if fixed is None else start + fixed
-    base = rules.ban_for if evidence is Evidence.HANDSHAKE else rules.ban_for_spoofable
-    if base is None:
-        return None
-    repeats = last.bans if last is not None and start - last.ended <= rules.repeat_memory else 0
-    duration = _grown(base, rules.repeat_factor, repeats, rules.repeat_cap)
-    return None if duration is None else start + duration
+    return _end(_fixed(source, rules), evidence, start, rules, last)
 
 
 def decide(  # noqa: PLR0911 - one return for each reason not to ban
@@ -68,49 +78,63 @@ def decide(  # noqa: PLR0911 - one return for each reason not to ban
     dialect: Dialect,
     line: LogLine,
     evidence: Evidence,
+    source: Source,
     past: Past,
     rules: PolicySettings,
-    exemptions: Exemptions,
     now: datetime,
 ) -> Decision:
-    """Decide on one line of a log. A ban runs from the line's time, clamped to now."""
-    network = banned_network(event, rules, exemptions)
+    """Decide on one line of a log. A ban runs from the line's second, clamped to now.
 
-    def declined(why: str) -> Decision:
-        return Decision(network=network, ban=None, why=why)
-
-    # PortSentry 2 says of every packet what it made of it; whatever is not a plain yes is no scan.
-    says_so = dialect is Dialect.PORTSENTRY_2
+    Lines of one second are in no order: whichever of them comes first, the ban ends when the last of them says.
+    """
+    network, exemption, fixed = source
+    # PortSentry 2 says of every packet what it made of it, in syslog too; whatever is not a plain yes is no scan.
+    says_so = dialect is Dialect.PORTSENTRY_2 or (event.ignored, event.triggered) != (None, None)
     if event.ignored or (says_so and event.ignored is None):
-        return declined("the log says ignored, or leaves it open")
+        return Decision(network, None, "the log says ignored, or leaves it open")
     if event.triggered is False or (says_so and event.triggered is None):
-        return declined("the log says not triggered, or leaves it open")
-    exemption = exemptions.find(network)
+        return Decision(network, None, "the log says not triggered, or leaves it open")
     if exemption is not None:
-        return declined(str(exemption))
-    if past.tombstone is not None and past.tombstone.predates(event.time, line):
-        return declined(f"seen before its ban ended ({past.tombstone.why})")
+        return Decision(network, None, str(exemption))
+    standing, tombstone = past
+    if tombstone is not None and tombstone.predates(event.time, line):
+        return Decision(network, None, f"seen before its ban ended ({tombstone.why})")
     start = min(event.time, now)
-    until = ban_end(ip_network(event.address), evidence, start, rules, past.tombstone)
-    if until is not None and until <= now:
-        return declined("its ban would already be over")
-    standing = past.standing
-    if standing is not None and not _strengthens(standing, evidence, until):
-        return declined("banned already")
-    port = f"{event.protocol}/{event.port}"
+    if start.microsecond:
+        start = start.replace(microsecond=0)
+    if standing is not None and not _may_change(standing, evidence, start):
+        return Decision(network, None, "banned already", merges=True)
+    until = _end(fixed, evidence, start, rules, tombstone)
+    if standing is None and until is not None and until <= now:
+        return Decision(network, None, "its ban would already be over")
+    reason, port = words(event)
     ban = Ban(
         network=network,
-        since=start if standing is None else standing.since,
+        since=start,
         until=until,
         origin=Origin.SENSOR,
-        reason=f"{event.scan}, port {port}",
+        reason=reason,
         evidence=evidence,
         port=event.port,
         file=line.path,
         offset=line.offset,
         line=line.text.decode("ascii", "backslashreplace"),
+        seen=Sightings(event.time, event.time, 1, (port,)),
     )
-    return Decision(network=network, ban=ban, why=ban.reason)
+    if standing is not None:
+        changed = _changed(standing, ban, is_fixed=fixed is not None)
+        if changed is None:
+            return Decision(network, None, "banned already", merges=True)
+        ban = changed
+    return Decision(network, ban, ban.reason)
+
+
+def words(event: ScanEvent) -> tuple[str, str]:
+    """Return what a probe is called (`syn scan, port tcp/23`), and its port alone (`tcp/23`)."""
+    port = f"{event.protocol}/{event.port}"
+    # The usual ones are put together here: every line asks.
+    is_odd = event.kind is Kind.OTHER or event.kind is Kind.UNKNOWN
+    return f"{event.scan if is_odd else event.kind + ' scan'}, port {port}", port
 
 
 def adopted(
@@ -149,15 +173,54 @@ def adopted(
     return Decision(network=network, ban=ban, why=ban.reason)
 
 
-def _strengthens(standing: Ban, evidence: Evidence, until: datetime | None) -> bool:
-    """Tell whether evidence is worth changing a live ban: proof where there was none, and a later end."""
-    if (
-        standing.origin is Origin.OPERATOR
-        or evidence is not Evidence.HANDSHAKE
-        or standing.evidence is Evidence.HANDSHAKE
-    ):
+def _may_change(standing: Ban, evidence: Evidence, start: datetime) -> bool:
+    """Tell whether evidence can be worth changing a live ban: proof where there was none, or as old as the ban."""
+    if standing.origin is Origin.OPERATOR:
         return False
-    return standing.until is not None and (until is None or until > standing.until)
+    proves = evidence is Evidence.HANDSHAKE and standing.evidence is not Evidence.HANDSHAKE
+    return proves or (standing.origin is Origin.SENSOR and start <= standing.since)
+
+
+def _changed(standing: Ban, ban: Ban, *, is_fixed: bool) -> Ban | None:
+    """Return what becomes of a live ban because of evidence that alone leads to `ban`; None where nothing does.
+
+    Proof counts whenever it comes, but makes no ban longer whose length is fixed. Evidence as old as the ban might as
+    well have made it, so there the later end holds.
+    """
+    proves = ban.evidence is Evidence.HANDSHAKE and standing.evidence is not Evidence.HANDSHAKE
+    is_first = standing.origin is Origin.SENSOR and ban.since <= standing.since
+    is_longer = ends_later(ban.until, standing.until) and (is_first or (proves and not is_fixed))
+    until = ban.until if is_longer else standing.until
+    if ban.network != standing.network:
+        # A ban inside of another one is worth having only if it outlasts that.
+        return replace(ban, since=standing.since) if is_longer else None
+    seen = standing.seen.also(ban.seen.first, ban.seen.ports[0]) if standing.seen and ban.seen else ban.seen
+    if proves:
+        return replace(ban, since=standing.since, until=until, seen=seen)
+    return replace(standing, until=until, seen=seen) if is_longer else None
+
+
+def ends_later(one: datetime | None, other: datetime | None) -> bool:
+    """Tell of two ends of bans (None is never) whether the first is the later one."""
+    return other is not None and (one is None or one > other)
+
+
+def _end(
+    fixed: NetworkPolicy | None, evidence: Evidence, start: datetime, rules: PolicySettings, last: Tombstone | None
+) -> datetime | None:
+    if fixed is not None:
+        return None if fixed.ban_for is None else start + fixed.ban_for
+    base = rules.ban_for if evidence is Evidence.HANDSHAKE else rules.ban_for_spoofable
+    if base is None:
+        return None
+    repeats = last.bans if last is not None and start - last.ended <= rules.repeat_memory else 0
+    duration = _grown(base, rules.repeat_factor, repeats, rules.repeat_cap) if repeats else base
+    return None if duration is None else start + duration
+
+
+def _fixed(source: Network, rules: PolicySettings) -> NetworkPolicy | None:
+    around = [rule for rule in rules.network if _holds(rule.network, source)]
+    return max(around, key=lambda rule: rule.network.prefixlen) if around else None
 
 
 def _holds(network: Network, source: Network) -> bool:

@@ -1,18 +1,17 @@
 """Who is never banned, and why. Pure: the lists are arguments.
 
-Permanent exemptions (what an admin or a standard says) end a ban; dynamic ones (own addresses, gateways) mask it while
-they hold.
+Permanent exemptions (what an admin or a standard says) end a ban; dynamic ones (own addresses, gateways, resolvers,
+sessions) mask it while they hold.
 """
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_network
-from operator import itemgetter
 from typing import Self
 
 from jailbridge.host import Surroundings
-from jailbridge.model.network import Address, Network, NetworkSet, network_text, parse_network
+from jailbridge.model.network import Address, Network, network_text, parse_network
 
 # IANA special-purpose registries (RFC 6890): never a source that a ban could sensibly name.
 SPECIAL = {
@@ -41,54 +40,81 @@ class Exemption:
 
 
 class Exemptions:
-    """All exemptions of one moment, asked by network. A ban that would touch an exempt address is exempt."""
+    """All exemptions of one moment, asked by network. A ban that would touch an exempt address is exempt.
+
+    Two are equal where their entries are.
+    """
 
     def __init__(self, entries: Iterable[Exemption] = ()) -> None:
-        listed = [*_special(), *entries]
-        self._groups = [
-            _Group(entry for entry in listed if entry.permanent is permanent) for permanent in (True, False)
-        ]
+        self._entries = (*_special(), *entries)
+        # What is permanent is told first.
+        self._ranges = {
+            version: [
+                _Ranges(e for e in self._entries if e.permanent is permanent and e.network.version == version)
+                for permanent in (True, False)
+            ]
+            for version in (4, 6)
+        }
 
     @classmethod
-    def of(cls, allow: Iterable[tuple[Network, str]], around: Surroundings) -> Self:
-        """Join the allow lists, as (network, where it says so), with the host's own place in the network."""
+    def of(
+        cls,
+        allow: Iterable[tuple[Network, str]],
+        around: Surroundings,
+        present: Iterable[tuple[Address, str]] = (),
+    ) -> Self:
+        """Join the allow lists, as (network, where it says so), with the host's own place in the network.
+
+        `present` are further addresses, each with the reason, that are exempt for as long as they are named.
+        """
         permanent = [Exemption(network=network, why=why, permanent=True) for network, why in allow]
         dynamic = [
             *_dynamic(around.addresses, "own address"),
             *_dynamic(around.broadcasts, "broadcast address"),
             *_dynamic(around.gateways, "default gateway"),
+            *(Exemption(network=ip_network(address), why=why, permanent=False) for address, why in present),
         ]
         return cls([*permanent, *dynamic])
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Exemptions) and self._entries == other._entries
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def touching(self, network: Network) -> list[Exemption]:
+        """Return every exemption that a ban of `network` would break."""
+        return [e for e in self._entries if e.network.version == network.version and e.network.overlaps(network)]
+
     def find(self, network: Network) -> Exemption | None:
         """Return the exemption that a ban of `network` would break, a permanent one first, or None."""
-        return next((found for group in self._groups if (found := group.touching(network)) is not None), None)
+        first = int(network.network_address)
+        # Not broadcast_address, an object that each network would have to make first: every line of a log asks.
+        last = first + (1 << network.max_prefixlen - network.prefixlen) - 1
+        for ranges in self._ranges[network.version]:
+            if (found := ranges.touching(first, last)) is not None:
+                return found
+        return None
 
 
-class _Group:
-    """Exemptions of one kind, asked without looking at each: an allow list may be long, and every line asks."""
+class _Ranges:
+    """Those of some exemptions of one family that lie within no other one, in order."""
 
     def __init__(self, entries: Iterable[Exemption]) -> None:
-        self._entries: dict[Network, Exemption] = {}
-        for entry in entries:
-            self._entries.setdefault(entry.network, entry)
-        self._networks = NetworkSet(self._entries)
-        self._starts = {
-            version: sorted((int(n.network_address), n) for n in self._entries if n.version == version)
-            for version in (4, 6)
-        }
+        self._entries: list[Exemption] = []
+        self._ends: list[int] = []
+        # Networks are nested or apart, and of those that start at one place the largest comes first.
+        for entry in sorted(entries, key=lambda entry: (int(entry.network.network_address), entry.network.prefixlen)):
+            if not self._ends or int(entry.network.network_address) > self._ends[-1]:
+                self._entries.append(entry)
+                self._ends.append(int(entry.network.broadcast_address))
+        self._starts = [int(entry.network.network_address) for entry in self._entries]
 
-    def touching(self, network: Network) -> Exemption | None:
-        """Return the one that holds `network`, or the first one inside it."""
-        covering = self._networks.covering(network)
-        if covering is not None:
-            return self._entries[covering]
-        # Networks are nested or apart: what does not hold this one but touches it begins inside it.
-        starts = self._starts[network.version]
-        at = bisect_left(starts, int(network.network_address), key=itemgetter(0))
-        if at < len(starts) and starts[at][0] <= int(network.broadcast_address):
-            return self._entries[starts[at][1]]
-        return None
+    def touching(self, first: int, last: int) -> Exemption | None:
+        """Return the one that holds the network from `first` to `last`, or the first one inside it."""
+        at = bisect_right(self._starts, first)
+        if at and first <= self._ends[at - 1]:
+            return self._entries[at - 1]
+        return self._entries[at] if at < len(self._starts) and self._starts[at] <= last else None
 
 
 def _special() -> Iterator[Exemption]:

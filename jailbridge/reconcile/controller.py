@@ -1,68 +1,38 @@
 """Observes the stores, has the plan made, applies it, and observes again: success is what is read back.
 
-One store's failure never holds up the others: a store out of reach is tried again later, at growing intervals.
+Between two readings changes of the ledger are carried to the stores as they come; then success is what a store
+acknowledges. One store's failure never holds up the others: a store out of reach is tried again at growing intervals.
 """
 
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import replace
 from datetime import datetime
+from itertools import chain
 from typing import Protocol
 
 from jailbridge.config.settings import PolicySettings
-from jailbridge.errors import FatalError, RetryLater
+from jailbridge.errors import FatalError, JailBridgeError, RetryLater
 from jailbridge.ledger import Ledger
 from jailbridge.model.ban import Ban, Decision
-from jailbridge.model.network import Network, NetworkSet, network_text
-from jailbridge.model.plan import Action, Change, External, ObservedBan, Placement, Plan
-from jailbridge.model.token import NO_BOOT, TokenState, token_state
+from jailbridge.model.network import Network, NetworkIndex, NetworkSet, network_text
+from jailbridge.model.plan import Action, Change, ObservedBan, Placement, Plan, Rejection, StoreSummary
+from jailbridge.model.token import NO_BOOT, Token, TokenState, token_state
 from jailbridge.policy.decide import Past, adopted
 from jailbridge.policy.exempt import Exemptions
+from jailbridge.reconcile.attached import Attached
 from jailbridge.reconcile.diff import Outcome, Presence, View, fit, outcome, presence
-from jailbridge.stores.protocol import Store
+from jailbridge.reconcile.shelf import Shelf
+from jailbridge.stores.protocol import Drifted, Store
 
 log = logging.getLogger("jailbridge.reconcile")
 
-FIRST_RETRY_S = 1.0
-LAST_RETRY_S = 30.0
-
-
-@dataclass(slots=True)
-class Backoff:
-    """When a failing store is tried again (seconds of the monotonic clock).
-
-    writing  whether it was writing that failed: then reading well mends nothing
-    """
-
-    not_before: float = 0.0
-    delay: float = FIRST_RETRY_S
-    problem: str | None = None
-    writing: bool = False
-
-    def failed(self, problem: str, now: float, *, writing: bool) -> bool:
-        """Note a failure; tell whether it is a new one."""
-        is_new = problem != self.problem
-        self.problem, self.not_before, self.writing = problem, now + self.delay, writing
-        self.delay = min(self.delay * 2, LAST_RETRY_S)
-        return is_new
-
-    def succeeded(self, *, writing: bool) -> bool:
-        """Note that reading, or writing, worked; tell whether that ends a failure."""
-        if self.problem is None or (self.writing and not writing):
-            return False
-        self.problem, self.delay, self.not_before, self.writing = None, FIRST_RETRY_S, 0.0, False
-        return True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attached:
-    """A store, what a person's change in it means, and how it fares."""
-
-    store: Store
-    external: External
-    backoff: Backoff = field(default_factory=Backoff)
+# More changes of a store at once are told as a number; each of them at the level debug.
+TOLD = 20
+# Changes of the ledger taken note of at once.
+NEWS = 10_000
 
 
 class Brake(Protocol):
@@ -93,16 +63,25 @@ class Controller:
         boot: str,
         clock: Callable[[], float] = time.monotonic,
         brake: Brake | None = None,
+        interval_s: float = 30.0,
     ) -> None:
+        """`interval_s`: how long a store is believed at the least before it is read again."""
         self._brake = brake
-        self._waiting: Mapping[str, int] = {}
+        self._undecided: Mapping[str, Set[Network]] = {}
         self._ledger = ledger
         self._stores = {attached.store.name: attached for attached in stores}
         self._rules = rules
         self._exemptions = exemptions
         self._boot = boot
         self._clock = clock
+        self._interval_s = interval_s
         self._last_exemptions = Exemptions()
+        # What the shelves are held against: the ledger up to a change of its feed, less whom these exemptions mask.
+        self._desired: dict[Network, Ban] = {}
+        self._index: NetworkIndex | None = None
+        self._heard = -1
+        self._masks: Exemptions | None = None
+        self._was_paused = False
 
     @property
     def stores(self) -> tuple[str, ...]:
@@ -110,9 +89,14 @@ class Controller:
         return tuple(self._stores)
 
     @property
-    def next_retry(self) -> float | None:
-        """When the first failing store is due again (monotonic seconds), None where none fails."""
-        return min((a.backoff.not_before for a in self._stores.values() if a.backoff.problem), default=None)
+    def next_turn(self) -> float | None:
+        """When there is something to do even if nothing happens (monotonic seconds), None for not before an interval.
+
+        A failing store is due again, or one that takes its changes in turns has some left.
+        """
+        turns = [a.write_at for a in self._stores.values() if a.shelf is not None and a.shelf.waiting]
+        retries = [a.backoff.not_before for a in self._stores.values() if a.shelf is None and a.backoff.problem]
+        return min([*turns, *retries], default=None)
 
     def plan(self, now: datetime) -> Plan:
         """Observe every store and return what would change. Changes nothing."""
@@ -124,24 +108,68 @@ class Controller:
         columns = {view.name: _column(view, wanted) for view in self._observe(now, patient=False)}
         return {network: {name: column(network) for name, column in columns.items()} for network in self._ledger.bans()}
 
-    def reconcile(self, now: datetime, *, patient: bool = False) -> Plan:
+    def reconcile(self, now: datetime, *, patient: bool = False, believing: bool = False) -> Plan:
         """Bring the stores in line; return what is left over.
 
-        patient  leave failing stores alone until they are due
+        patient    leave failing stores alone until they are due
+        believing  read only those stores that are due for it; of the others believe what is known
         """
-        views = self._observe(now, patient=patient)
+        views = [self._look(a, now, patient=patient, believing=believing) for a in self._stores.values()]
         first = self._outcome(views, now)
         self._take_over(first, now)
-        wanted = self._wanted(now)
-        after = [self._settle(view, first.plan.changes, wanted, now) for view in views]
-        return self._outcome(after, now).plan
+        wanted = self._note_desired(now)
+        try:
+            after = [self._settle(view, first.plan.changes, wanted, now) for view in views]
+        except Drifted:
+            return self.reconcile(now, patient=patient)
+        left = self._outcome(after, now)
+        for view in after:
+            self._shelve(view, left)
+        return left.plan
+
+    def carry(self, now: datetime, *, patient: bool) -> bool:
+        """Carry to the stores what has changed in the ledger since, without reading them.
+
+        Returns False where that is not enough: nothing is known yet, a store is due to be read, exemptions have
+        changed, or a network that has changed holds, or lies in, another one. `patient` as in `reconcile`.
+        """
+        if not self._hear(now) or any(a.is_due(self._clock(), patient=patient) for a in self._stores.values()):
+            return False
+        for attached in self._stores.values():
+            if attached.shelf is None or not attached.shelf.waiting:
+                continue
+            if not attached.can_be_carried_to:
+                attached.shelf = None
+                return False
+            if (not patient or self._clock() >= attached.write_at) and not self._carry_to(
+                attached, attached.shelf, now
+            ):
+                return False
+        return True
+
+    def left(self) -> Plan:
+        """Return what is left over as far as is known: what still waits, and the stores that are out of reach."""
+        summaries, changes = {}, list[Change]()
+        for name, attached in self._stores.items():
+            shelf = attached.shelf
+            changes += [*shelf.owed(self._desired), *shelf.refused.values()] if shelf is not None else ()
+            summaries[name] = StoreSummary(
+                reachable=shelf is not None,
+                enforcing=shelf.enforcing if shelf is not None else None,
+                desired=len(self._desired),
+                observed=len(shelf.bans) if shelf is not None else 0,
+                foreign=shelf.foreign if shelf is not None else 0,
+                problem=attached.backoff.problem,
+            )
+        return Plan(changes=tuple(changes), stores=summaries)
 
     def restore(self, now: datetime) -> Plan:
         """Put every live ban back into the stores that can be written before the network is up; remove nothing.
 
         Returns what is left over in those stores.
         """
-        early = [self._view(a, now, patient=False) for a in self._stores.values() if a.store.capabilities.early]
+        stores = [attached for attached in self._stores.values() if attached.store.capabilities.early]
+        early = [self._look(attached, now, patient=False, believing=False) for attached in stores]
         if ahead := [view for view in early if view.token is TokenState.AHEAD]:
             # What a later ledger wrote (this one is an older backup) would be nobody's once our token stands there.
             self._take_over(self._outcome(ahead, now), now)
@@ -163,14 +191,15 @@ class Controller:
         if self._brake is not None:
             self._brake.spend(found.braked)
         for name, waiting in found.undecided.items():
-            if waiting and not self._waiting.get(name):
-                log.error(
-                    "store=%s bans=%d found there wait: over the policy's limits, or exemptions unknown", name, waiting
-                )
-        self._waiting = found.undecided
+            if waiting and not self._undecided.get(name):
+                what = "store=%s bans=%d found there wait: over the policy's limits, or exemptions unknown"
+                log.error(what, name, len(waiting))
+        self._undecided = found.undecided
 
     def _wanted(self, now: datetime) -> Mapping[Network, Ban]:
         self._last_exemptions = exemptions = self._exemptions() or self._last_exemptions
+        if self._ledger.paused(now):
+            return {}
         return {
             network: ban
             for network, ban in self._ledger.bans().items()
@@ -196,8 +225,93 @@ class Controller:
         room = self._brake.left() if self._brake is not None else sys.maxsize
         return outcome(self._wanted(now), views, is_settled, adopt if exemptions is not None else None, room)
 
+    def _note_desired(self, now: datetime) -> Mapping[Network, Ban]:
+        """Begin anew what changes are carried against."""
+        self._heard = self._ledger.last_change
+        self._desired = dict(self._wanted(now))
+        self._index = None
+        self._masks, self._was_paused = self._last_exemptions, self._ledger.paused(now)
+        return dict(self._desired)
+
+    def _hear(self, now: datetime) -> bool:
+        """Take note of the ledger's changes; tell whether each of them can be carried by itself."""
+        exemptions = self._exemptions() or self._last_exemptions
+        paused = self._ledger.paused(now)
+        if self._heard < 0 or exemptions != self._masks or paused != self._was_paused:
+            return False
+        if paused:
+            self._heard = self._ledger.last_change
+            return True
+        if self._index is None:
+            shelves = [a.shelf.bans for a in self._stores.values() if a.shelf is not None]
+            self._index = NetworkIndex(chain(self._desired, *shelves))
+        bans, index = self._ledger.bans(), self._index
+        while news := self._ledger.feed(self._heard, NEWS):
+            if news[0][0] != self._heard + 1:
+                return False
+            for sequence, _, _, network, _ in news:
+                self._heard = sequence
+                ban = bans.get(network)
+                index.add(network)
+                is_alone = index.is_alone(network)
+                if ban is not None and not ban.is_over(now) and (ban.forced or exemptions.find(network) is None):
+                    self._desired[network] = ban
+                else:
+                    index.discard(network)
+                    self._desired.pop(network, None)
+                if not is_alone:
+                    self._heard = -1
+                    return False
+                for attached in self._stores.values():
+                    if attached.shelf is not None:
+                        attached.shelf.expect(network)
+        return True
+
+    def _carry_to(self, attached: Attached, shelf: Shelf, now: datetime) -> bool:
+        """Write one turn of what waits; False where the store turned out to hold something else."""
+        own = shelf.turn(self._desired)
+        proving = not shelf.waiting
+        if not own and (shelf.proven or not proving):
+            return True
+        try:
+            token, rejections = self._write(attached, own, now, expected=shelf.token)
+        except Drifted:
+            attached.shelf = None
+            return False
+        except (RetryLater, FatalError) as error:
+            self._not_written(attached, own, error)
+            return True
+        done = shelf.note(own, rejections)
+        shelf.token, shelf.proven = str(token), proving
+        present = [c.network for c in done if c.action is not Action.REMOVE and c.network is not None]
+        absent = [c.network for c in done if c.action is Action.REMOVE and c.network is not None]
+        self._ledger.confirm(attached.store.name, present, absent, token if proving else None)
+        return True
+
     def _observe(self, now: datetime, *, patient: bool) -> list[View]:
         return [self._view(attached, now, patient=patient) for attached in self._stores.values()]
+
+    def _look(self, attached: Attached, now: datetime, *, patient: bool, believing: bool) -> View:
+        began = self._clock()
+        if believing and attached.can_be_carried_to and not attached.is_due(began, patient=patient):
+            return self._believed(attached)
+        attached.shelf = None
+        view = self._view(attached, now, patient=patient)
+        attached.was_read(self._clock(), self._clock() - began, self._interval_s)
+        return view
+
+    def _believed(self, attached: Attached) -> View:
+        shelf = attached.shelf
+        return View(
+            name=attached.store.name,
+            capabilities=attached.store.capabilities,
+            external=attached.external,
+            observation=shelf.observation if shelf is not None else None,
+            placements=self._ledger.placements(attached.store.name),
+            token=TokenState.CURRENT if shelf is not None and shelf.proven else TokenState.STALE,
+            ever_written=True,
+            problem=attached.backoff.problem,
+        )
 
     def _view(self, attached: Attached, now: datetime, *, patient: bool) -> View:
         store, backoff = attached.store, attached.backoff
@@ -248,10 +362,11 @@ class Controller:
         """
         if view.observation is None:
             return view
-        attached = self._stores[view.name]
+        attached, turn = self._stores[view.name], view.capabilities.turn
         own = [change for change in changes if change.store == view.name and change.action is not Action.ADOPT]
+        proving = proving and (turn is None or len(own) <= turn)
         if own or (proving and view.token is not TokenState.CURRENT):
-            view = self._apply(attached, own, now, proving=proving)
+            view = self._apply(attached, own[:turn], now, proving=proving)
         if view.observation is None:
             return view
         if attached.backoff.succeeded(writing=True):
@@ -265,30 +380,81 @@ class Controller:
         return replace(view, placements=self._ledger.placements(view.name), problem=None)
 
     def _apply(self, attached: Attached, own: Sequence[Change], now: datetime, *, proving: bool) -> View:
+        """Write, and read back what was read before. Raises Drifted where the store was only believed."""
+        shelf = attached.shelf
+        try:
+            token, rejections = self._write(attached, own, now, expected=shelf.token if shelf is not None else None)
+        except Drifted:
+            raise
+        except (RetryLater, FatalError) as error:
+            self._not_written(attached, own, error)
+            return replace(self._view(attached, now, patient=True), problem=str(error))
+        if shelf is None:
+            view = self._view(attached, now, patient=False)
+            proving = proving and view.observation is not None and view.observation.token == str(token)
+        else:
+            shelf.note(own, rejections)
+            shelf.token, shelf.proven = str(token), proving
+            view = self._believed(attached)
+        if proving:
+            self._ledger.confirm(attached.store.name, (), (), token)
+            view = replace(view, token=TokenState.CURRENT)
+        return view
+
+    def _write(
+        self, attached: Attached, own: Sequence[Change], now: datetime, *, expected: str | None
+    ) -> tuple[Token, Sequence[Rejection]]:
         store = attached.store
         written = [c.network for c in own if c.action in {Action.ADD, Action.UPDATE} and c.network is not None]
         token = self._ledger.attempt(store.name, written, boot=self._boot_of(store), layout=store.capabilities.layout)
-        try:
-            rejections = store.apply(own, token, now)
-        except (RetryLater, FatalError) as error:
-            if attached.backoff.failed(str(error), self._clock(), writing=True):
-                log.warning("store=%s changes=%d not written: %s", store.name, len(own), error)
-            return replace(self._view(attached, now, patient=True), problem=str(error))
-        for change in own:
-            log.info(
-                "store=%s action=%s address=%s why=%s",
-                change.store,
-                change.action,
-                network_text(change.network) if change.network is not None else "-",
-                change.why,
-            )
+        rejections = store.apply(own, token, now, expected=expected)
+        attached.write_at = self._clock() + store.capabilities.pause_s
+        if len(own) > TOLD:
+            log.info("store=%s changes=%d", store.name, len(own))
+        if len(own) <= TOLD or log.isEnabledFor(logging.DEBUG):
+            for change in own:
+                log.log(
+                    logging.INFO if len(own) <= TOLD else logging.DEBUG,
+                    "store=%s action=%s address=%s why=%s",
+                    change.store,
+                    change.action,
+                    network_text(change.network) if change.network is not None else "-",
+                    change.why,
+                )
+        self._ledger.story.placed(store.name, own, now)
         for rejection in rejections:
             log.error("store=%s refused action=%s: %s", store.name, rejection.change.action, rejection.why)
-        view = self._view(attached, now, patient=False)
-        if proving and view.observation is not None and view.observation.token == str(token):
-            self._ledger.confirm(store.name, (), (), token)
-            view = replace(view, token=TokenState.CURRENT)
-        return view
+        return token, rejections
+
+    def _not_written(self, attached: Attached, own: Sequence[Change], error: JailBridgeError) -> None:
+        attached.shelf = None
+        if attached.backoff.failed(str(error), self._clock(), writing=True):
+            log.warning("store=%s changes=%d not written: %s", attached.store.name, len(own), error)
+
+    def _shelve(self, view: View, left: Outcome) -> None:
+        """Keep what a pass has found, or left, in a store, so that the next changes can be carried there."""
+        attached = self._stores[view.name]
+        attached.shelf = None
+        if view.observation is None or attached.backoff.problem is not None:
+            return
+        # Where changes are taken in turns the rest is not done yet; elsewhere what is left was refused.
+        rest = left.plan.changes if view.capabilities.turn is not None else ()
+        waiting = {change.network: None for change in rest if change.store == view.name and change.network is not None}
+        attached.shelf = Shelf(
+            name=view.name,
+            capabilities=view.capabilities,
+            token=view.observation.token,
+            proven=view.token is TokenState.CURRENT,
+            enforcing=view.observation.enforcing,
+            foreign=view.observation.foreign,
+            bans={ban.network: ban for ban in view.observation.bans},
+            placements=view.placements,
+            undecided=left.undecided[view.name],
+            crowded=view.capabilities.limit is not None and len(self._desired) > view.capabilities.limit,
+            waiting=waiting,
+        )
+        if left.undecided[view.name]:
+            attached.read_at = min(attached.read_at, self._clock() + self._interval_s)
 
     def _boot_of(self, store: Store) -> str:
         return self._boot if store.capabilities.volatile else NO_BOOT

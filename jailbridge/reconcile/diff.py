@@ -25,8 +25,10 @@ pass never undoes itself.
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
+from heapq import nlargest
+from math import inf
 
 from jailbridge.model.ban import Ban, Decision
 from jailbridge.model.network import Network, NetworkSet, maximal
@@ -46,7 +48,6 @@ from jailbridge.model.token import TokenState
 # A store that is told how long a ban lasts counts from when it has read the whole transaction, some seconds at 100,000
 # bans, and it tells the rest in whole seconds. The ledger ends bans; a store's own end has a minute's grace.
 END_TOLERANCE = timedelta(seconds=30)
-_FOREVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,7 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A plan, and by store: the bans that its `adopt` changes bring into the ledger, and how many must wait.
+    """A plan, and by store: the bans that its `adopt` changes bring into the ledger, and those that must wait.
 
     braked  how many of the adopted ones use up the brake's room
     """
@@ -73,7 +74,7 @@ class Outcome:
     plan: Plan
     braked: int
     adopted: Mapping[str, tuple[Ban, ...]]
-    undecided: Mapping[str, int]
+    undecided: Mapping[str, Set[Network]]
 
 
 class Presence(StrEnum):
@@ -119,24 +120,31 @@ def outcome(
     summaries: dict[str, StoreSummary] = {}
     for view in views:
         fitted = fit(everything, view.capabilities)
-        changes += _changes(view, fitted, NetworkSet(everything), undecided[view.name])
+        changes += differences(view, fitted, NetworkSet(everything), undecided[view.name])
         summaries[view.name] = _summary(view, len(fitted))
     plan = Plan(changes=tuple(changes), stores=summaries)
-    waiting = {name: len(left) for name, left in undecided.items()}
-    return Outcome(plan=plan, braked=braked, adopted=adopted, undecided=waiting)
+    return Outcome(plan=plan, braked=braked, adopted=adopted, undecided=undecided)
 
 
 def fit(wanted: Mapping[Network, Ban], capabilities: Capabilities) -> Mapping[Network, Ban]:
     """Return what a store should hold of what is wanted: if it can't hold all, the maximal networks, the longest bans.
 
-    Of bans that end together the newest count; what is left out does not depend on any order.
+    What is left out does not depend on any order.
     """
     fitted = dict(wanted) if capabilities.overlaps else {network: wanted[network] for network in maximal(wanted)}
     if capabilities.limit is not None and len(fitted) > capabilities.limit:
-        by_address = sorted(fitted.values(), key=lambda ban: (ban.network.version, ban.network))
-        longest = sorted(by_address, key=lambda ban: (ban.until or _FOREVER, ban.since), reverse=True)
-        fitted = {ban.network: ban for ban in longest[: capabilities.limit]}
+        fitted = {ban.network: ban for ban in nlargest(capabilities.limit, fitted.values(), key=rank)}
     return fitted
+
+
+def rank(ban: Ban) -> tuple[float, ...]:
+    """Return what bans are ordered by where not all can be held: the greatest stay. No two of them have the same.
+
+    The longer ban counts; of those that last equally long the older one, so that a storm of new ones moves nothing.
+    """
+    since, network = ban.since.timestamp(), ban.network
+    lasts_s = ban.until.timestamp() - since if ban.until is not None else inf
+    return lasts_s, -since, -network.version, -int(network.network_address), -network.prefixlen
 
 
 def presence(network: Network, fitted: Mapping[Network, Ban], observed: NetworkSet) -> Presence:
@@ -180,12 +188,13 @@ def _is_other_ledgers(view: View) -> bool:
     return view.token is TokenState.AHEAD or not view.ever_written
 
 
-def _changes(
+def differences(
     view: View,
     fitted: Mapping[Network, Ban],
     everything: NetworkSet,
-    undecided: Set[Network],
+    undecided: Set[Network] = frozenset(),
 ) -> Iterator[Change]:
+    """Yield what makes a store hold `fitted`, its part of `everything` that is wanted; nothing where it is unread."""
     if view.observation is None:
         return
     observed = {ban.network: ban for ban in view.observation.bans}
@@ -208,7 +217,7 @@ def _changes(
     for network, wanted in fitted.items():
         present = observed.get(network)
         if present is not None:
-            if view.capabilities.ends and not _same_end(present.until, wanted.until):
+            if view.capabilities.ends and not same_end(present.until, wanted.until):
                 yield change(Action.UPDATE, network, "its end differs", wanted.until)
         elif held.covering(network) is None:
             yield change(Action.ADD, network, wanted.reason, wanted.until)
@@ -233,7 +242,8 @@ def _cause_to_remove(
     return None if network in undecided else "not in the ledger"
 
 
-def _same_end(one: datetime | None, other: datetime | None) -> bool:
+def same_end(one: datetime | None, other: datetime | None) -> bool:
+    """Tell whether two ends of a ban are the same to a store that counts them itself."""
     if one is None or other is None:
         return one is other
     return abs(one - other) <= END_TOLERANCE

@@ -1,20 +1,16 @@
 """Which interfaces a setting means, and that one or an address changed. Nothing here needs a privilege.
 
-An event only wakes; the truth is read elsewhere. Numbers: rtnetlink(7), linux/rtnetlink.h.
+An event only wakes; the truth is read elsewhere.
 """
 
-import errno
 import socket
 from collections.abc import Sequence
 
 from jailbridge.errors import FatalError
+from jailbridge.host.netlink import ADDRESSES, LINKS, ChangeWatch
 from jailbridge.model.network import shown
 
 ALL, ALL_BUT_LOOPBACK = "all", "all-but-loopback"
-
-_RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x001, 0x010, 0x100
-_EVENTS = 256
-"""Read in one go; a flapping interface must not hold up who else waits in the same loop."""
 
 
 def indexes(names: Sequence[str]) -> tuple[frozenset[int] | None, tuple[str, ...]]:
@@ -40,7 +36,7 @@ def refuse_absent(names: Sequence[str]) -> None:
         raise FatalError(f"sensor.interfaces names {shown(names[0])}, which is not on this host: it has {known}")
 
 
-class LinkWatch:
+class LinkWatch(ChangeWatch):
     """Tells that an interface or an address of this network namespace came, went or changed.
 
     Opens its socket at once; raises FatalError. Not thread-safe.
@@ -48,34 +44,8 @@ class LinkWatch:
 
     def __init__(self) -> None:
         try:
-            self._socket = socket.socket(
-                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
-            )
-            self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
+            super().__init__(LINKS | ADDRESSES)
         except OSError as error:
             raise FatalError(
                 f"the sensor cannot open a netlink socket ({error.strerror}): allow it AF_NETLINK"
             ) from None
-
-    def fileno(self) -> int:
-        """Return what to wait for: readable when something changed."""
-        return self._socket.fileno()
-
-    def changed(self) -> bool:
-        """Tell whether something changed since the last call; never waits."""
-        changed = False
-        for _ in range(_EVENTS):
-            try:
-                # What does not fit is cut off, and not missed.
-                self._socket.recv(1)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-            changed = True
-        return changed
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()

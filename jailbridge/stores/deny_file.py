@@ -7,9 +7,10 @@ addresses stand in brackets. A final backslash joins a line to the next, in comm
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from jailbridge.errors import FatalError, ParseError
-from jailbridge.model.network import Network, is_host, parse_network
+from jailbridge.model.network import Network, is_host, network_text, parse_network
 
 BEGIN = b"# jailbridge begin "
 END = b"# jailbridge end"
@@ -98,19 +99,23 @@ def client(network: Network) -> str:
         return (
             f"[{network.network_address}]" if is_host(network) else f"[{network.network_address}]/{network.prefixlen}"
         )
-    return str(network.network_address) if is_host(network) else network.with_netmask
+    return network_text(network) if is_host(network) else network.with_netmask
 
 
 def _entries(block: bytes, rule: str) -> Iterator[Network | bytes]:
     before, _, after = (re.escape(part) for part in rule.encode().partition(b"{address}"))
     own = re.compile(before + _CLIENT + after + rb"\s*")
     for line in _JOINED_LINES.findall(block):
-        match = own.fullmatch(line) or _DENIAL.fullmatch(line.rstrip())
-        network = _network(match) if match is not None else None
+        network = _network(line, own)
         yield network if network is not None else line
 
 
-def _network(match: re.Match[bytes]) -> Network | None:
+# The block is read again at every writing, and few of its lines are new.
+@lru_cache(maxsize=1 << 16)
+def _network(line: bytes, own: re.Pattern[bytes]) -> Network | None:
+    match = own.fullmatch(line) or _DENIAL.fullmatch(line.rstrip())
+    if match is None:
+        return None
     try:
         return parse_network((match["four"] or match["six"] + (match["size"] or b"")).decode("ascii"))
     except ParseError:

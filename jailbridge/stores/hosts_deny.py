@@ -22,6 +22,7 @@ from jailbridge.model.network import Network
 from jailbridge.model.plan import Action, Capabilities, Change, Observation, ObservedBan, Rejection
 from jailbridge.model.token import Token
 from jailbridge.stores.deny_file import DenyFile, put_together, take_apart
+from jailbridge.stores.protocol import Drifted
 
 log = logging.getLogger("jailbridge.stores.hosts_deny")
 
@@ -43,7 +44,7 @@ class HostsDenyStore:
         # Under another rule our lines have another form, and are written anew. A token takes nine digits of it.
         layout = zlib.crc32(self._rule.encode()) % 10**9
         self.capabilities = Capabilities(
-            overlaps=True, ends=False, volatile=False, early=False, layout=layout, limit=settings.max
+            overlaps=True, ends=False, volatile=False, early=False, layout=layout, limit=settings.max, pause_s=1.0
         )
 
     def observe(self, now: datetime) -> Observation:  # noqa: ARG002 - the file keeps no times
@@ -57,12 +58,21 @@ class HostsDenyStore:
             foreign=parts.foreign,
         )
 
-    def apply(self, changes: Sequence[Change], token: Token, now: datetime) -> Sequence[Rejection]:  # noqa: ARG002
-        """Rewrite our block in one replacement of the file. Raises RetryLater, FatalError (broken marks)."""
+    def apply(
+        self,
+        changes: Sequence[Change],
+        token: Token,
+        now: datetime,  # noqa: ARG002
+        *,
+        expected: str | None = None,
+    ) -> Sequence[Rejection]:
+        """Rewrite our block in one replacement of the file. Raises RetryLater, Drifted, FatalError (broken marks)."""
         for _ in range(ATTEMPTS):
             with self._opened() as file:
                 content = self._content(file)
                 parts = take_apart(content + self._late, str(self._path), self._rule)
+                if expected is not None and parts.token != expected:
+                    raise Drifted(f"{self._path} is not as it was left")
                 if self._replace(file, content, put_together(parts, _bans(parts, changes), self._rule, str(token))):
                     self._late = self._appended(file, content)
                     if not self._late:

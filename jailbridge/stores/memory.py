@@ -7,6 +7,7 @@ from jailbridge.errors import RetryLater
 from jailbridge.model.network import Network, maximal, network_text
 from jailbridge.model.plan import Action, Capabilities, Change, Observation, ObservedBan, Rejection
 from jailbridge.model.token import Token
+from jailbridge.stores.protocol import Drifted
 
 
 class MemoryStore:
@@ -33,9 +34,13 @@ class MemoryStore:
         self.bans = {n: ban for n, ban in self.bans.items() if ban.until is None or ban.until > now}
         return Observation(token=self.token, enforcing=self.enforcing, bans=tuple(self.bans.values()))
 
-    def apply(self, changes: Sequence[Change], token: Token, now: datetime) -> Sequence[Rejection]:
-        """Make the changes, then write the token, all or nothing. Raises RetryLater."""
+    def apply(
+        self, changes: Sequence[Change], token: Token, now: datetime, *, expected: str | None = None
+    ) -> Sequence[Rejection]:
+        """Make the changes, then write the token, all or nothing. Raises RetryLater, Drifted."""
         self._reach()
+        if expected is not None and self.token != expected:
+            raise Drifted(f"store {self.name} does not bear the token {expected}")
         bans = dict(self.bans)
         for change in changes:
             if change.network is None:

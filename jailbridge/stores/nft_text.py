@@ -121,19 +121,20 @@ def layout(at: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def adding(bans: Mapping[Network, datetime | None], now: datetime) -> str:
+def adding(bans: Mapping[Network, datetime | None], now: datetime, *, fresh: Collection[Network] = ()) -> str:
     """Return the commands that put bans in with these ends, whether or not they are there with another one.
 
-    An interval set must not hold them, nor anything that overlaps them.
+    `fresh` ones are believed not to be there. An interval set must not hold any of them, nor anything that overlaps.
     """
-    elements: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+    elements: defaultdict[tuple[str, bool], list[tuple[str, str]]] = defaultdict(list)
     for network, until in bans.items():
         timeout = "" if until is None else f" timeout {_duration(until - now + GRACE)}"
-        elements[set_of(network).name].append((_element(network), timeout))
+        s = set_of(network)
+        elements[s.name, s.interval or network in fresh].append((_element(network, s), timeout))
     text = ""
-    for name, entries in elements.items():
+    for (name, is_absent), entries in elements.items():
         for batch in _batches(entries):
-            if not SETS[name].interval:
+            if not is_absent:
                 # Add, delete, add: an element that is there keeps its old timeout on kernels before 6.12, and a delete
                 # of one that is not there fails the transaction.
                 bare = ", ".join(address for address, _ in batch)
@@ -147,7 +148,8 @@ def removing(networks: Iterable[Network]) -> str:
     """Return the commands that take bans out of hash sets; those that are not there do no harm."""
     elements: defaultdict[str, list[str]] = defaultdict(list)
     for network in networks:
-        elements[set_of(network).name].append(_element(network))
+        s = set_of(network)
+        elements[s.name].append(_element(network, s))
     text = ""
     for name, addresses in elements.items():
         for batch in _batches(addresses):
@@ -161,12 +163,16 @@ def flushing(names: Iterable[str]) -> str:
     return "".join(f"flush set inet {TABLE} {name}\n" for name in names)
 
 
-def sentinels(token: Token, emptied: Collection[str] = ()) -> str:
-    """Return the commands that write the token into every set; `emptied` ones have lost theirs in this transaction."""
+def sentinels(token: Token, emptied: Collection[str] = (), *, sure: bool = False) -> str:
+    """Return the commands that write the token into every set; `emptied` ones have lost theirs in this transaction.
+
+    `sure`: every other set must have one, or the transaction fails.
+    """
     text = ""
     for s in SETS.values():
-        if s.name not in emptied:
+        if s.name not in emptied and not sure:
             text += f"add element inet {TABLE} {s.name} {{ {s.sentinel} }}\n"
+        if s.name not in emptied:
             text += f"delete element inet {TABLE} {s.name} {{ {s.sentinel} }}\n"
         text += f'add element inet {TABLE} {s.name} {{ {s.sentinel} comment "{token}" }}\n'
     return text
@@ -251,8 +257,7 @@ def _network(s: NftSet, value: Any) -> Network | None:
     return network if set_of(network) is s else None
 
 
-def _element(network: Network) -> str:
-    s = set_of(network)
+def _element(network: Network, s: NftSet) -> str:
     if s.interval and network.broadcast_address == s.sentinel:
         before = s.sentinel - 1
         return str(before) if network.network_address == before else f"{network.network_address}-{before}"

@@ -17,6 +17,7 @@ from jailbridge.model.network import Network, NetworkSet
 from jailbridge.model.plan import Action, Capabilities, Change, Observation, Rejection
 from jailbridge.model.token import Token
 from jailbridge.stores import nft_text
+from jailbridge.stores.protocol import Drifted
 
 # A transaction of 100,000 elements takes some seconds; a hung nft must not hang us.
 TIMEOUT_S = 60.0
@@ -26,7 +27,9 @@ class NftablesStore:
     """Bans in sets of our own table; other tables are never looked at."""
 
     name = "firewall"
-    capabilities = Capabilities(overlaps=False, ends=True, volatile=True, early=True, layout=nft_text.LAYOUT)
+    capabilities = Capabilities(
+        overlaps=False, ends=True, volatile=True, early=True, layout=nft_text.LAYOUT, guarded=False
+    )
 
     def __init__(self, settings: FirewallSettings) -> None:
         self._hooks = nft_text.hooks(settings.chains)
@@ -35,14 +38,18 @@ class NftablesStore:
         """Read our table. Raises FatalError (no nft on this machine) and RetryLater."""
         return nft_text.observation(self._table(), self._hooks, now)
 
-    def apply(self, changes: Sequence[Change], token: Token, now: datetime) -> Sequence[Rejection]:
+    def apply(
+        self, changes: Sequence[Change], token: Token, now: datetime, *, expected: str | None = None
+    ) -> Sequence[Rejection]:
         """Make all changes and write the token in one transaction; overlaps become the larger network.
 
-        Refuses what would stand in a sentinel's place. Raises FatalError and RetryLater.
+        Refuses what would stand in a sentinel's place. Where a token is expected, any will do: what is seen is that
+        one is gone. Raises FatalError, RetryLater and Drifted.
         """
         refused = [c for c in changes if c.network is not None and nft_text.is_sentinel(c.network)]
         own = [c for c in changes if c.network is None or not nft_text.is_sentinel(c.network)]
         adds = {c.network: c.until for c in own if c.action in {Action.ADD, Action.UPDATE} and c.network}
+        updates = {c.network for c in own if c.action is Action.UPDATE}
         removes = {c.network for c in own if c.action is Action.REMOVE and c.network} - adds.keys()
         hooking = any(change.action is Action.HOOK for change in own)
         intervals = nft_text.interval_sets({*adds, *removes})
@@ -55,9 +62,11 @@ class NftablesStore:
             adds = _without_overlaps({**anew, **adds})
             removes = {n for n in removes if not hooking and nft_text.set_of(n).name not in intervals}
             text = nft_text.layout(self._hooks) if hooking else nft_text.flushing(intervals)
-        text += nft_text.removing(removes) + nft_text.adding(adds, now)
-        text += nft_text.sentinels(token, nft_text.SETS if hooking else intervals)
-        self._nft("-f", "-", given=text)
+        fresh = set(adds) - updates if expected is not None else set()
+        text += nft_text.removing(removes) + nft_text.adding(adds, now, fresh=fresh)
+        emptied = nft_text.SETS if hooking else intervals
+        text += nft_text.sentinels(token, emptied, sure=expected is not None)
+        self._nft("-f", "-", given=text, believed=expected is not None)
         why = "its address is never a packet's source"
         return [Rejection(change=change, why=why) for change in refused if change.action is not Action.REMOVE]
 
@@ -76,8 +85,10 @@ class NftablesStore:
             raise RetryLater("nft did not answer in JSON") from None
         return [item for item in objects if isinstance(item, dict)]
 
-    def _nft(self, *arguments: str, given: str) -> None:
+    def _nft(self, *arguments: str, given: str, believed: bool) -> None:
         result = process.run([process.find("nft", "nftables"), *arguments], given=given, timeout_s=TIMEOUT_S)
+        if result.code != 0 and believed and "No such file or directory" in result.err:
+            raise Drifted("our table, or the token in one of its sets, is gone")
         if result.code != 0:
             raise _failure(result)
 

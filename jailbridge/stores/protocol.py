@@ -4,8 +4,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
+from jailbridge.errors import RetryLater
 from jailbridge.model.plan import Capabilities, Change, Observation, Rejection
 from jailbridge.model.token import Token
+
+
+class Drifted(RetryLater):
+    """A store does not hold what was believed: it must be read before it is written."""
 
 
 class Store(Protocol):
@@ -25,8 +30,13 @@ class Store(Protocol):
         """Read what the store holds of ours. Raises RetryLater (out of reach), FatalError (a person must mend it)."""
         ...
 
-    def apply(self, changes: Sequence[Change], token: Token, now: datetime) -> Sequence[Rejection]:
+    def apply(
+        self, changes: Sequence[Change], token: Token, now: datetime, *, expected: str | None = None
+    ) -> Sequence[Rejection]:
         """Make the changes, then write the token, last; return the changes refused for good.
+
+        `expected` is the token that it must still bear, where the changes were made without reading it: if another
+        is found, nothing is written and Drifted is raised (a store that is not `guarded` may see a flush only).
 
         An ADD of what is there and a REMOVE of what is not are no errors. A HOOK puts our own rules back in force
         and keeps every ban. Raises RetryLater or FatalError; then what was done is unknown.

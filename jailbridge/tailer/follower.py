@@ -8,12 +8,15 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from jailbridge.config.settings import TailSettings
 from jailbridge.errors import RetryLater
-from jailbridge.model.event import TailPosition
-from jailbridge.tailer import rotated
-from jailbridge.tailer.opened import MAX_LINE, Batch, OpenFile, identity, open_file, status_of, unreadable
+from jailbridge.model.event import MAX_LINE, TailPosition
+from jailbridge.tailer.opened import OpenFile, Reading, identity, mark, open_file, status_of, unreadable
+from jailbridge.tailer.rotated import Rotated
+from jailbridge.tailer.source import Batch
 
 GRACE_S = 2.0
 _log = logging.getLogger("jailbridge.tailer")
@@ -28,6 +31,7 @@ class Follower:
 
     def __init__(
         self,
+        tail: TailSettings,
         path: Path,
         position: TailPosition | None,
         *,
@@ -36,14 +40,17 @@ class Follower:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`grace_s`: how long a renamed file that somebody still writes to holds up its successor."""
+        self._tail = tail
         self._path = path
         self._grace_s = grace_s
         self._clock = clock
+        self._rotated = Rotated(path)
         self._file: OpenFile | None = None
-        self._from = position or (None if from_end else self._nothing())
+        self._from = position or (None if from_end else nothing(path))
         self._replaced_at: float | None = None
         self._batch: Batch | None = None
-        self._refused = 0
+        self.refused = 0
+        self._unreported = 0
         self._refused_logged_at: float | None = None
         if self._from is None:
             # Where it cannot be read, `read` names the reason, and the first success begins at the end.
@@ -51,14 +58,28 @@ class Follower:
                 self._open()
 
     @property
-    def path(self) -> Path:
+    def name(self) -> str:
         """The path that is followed."""
-        return self._path
+        return str(self._path)
 
     @property
     def position(self) -> TailPosition | None:
         """What has been committed; None while the end to start from could not be read yet."""
         return self._file.position if self._file is not None else self._from
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing has the path's name, all that was written is read, and nobody writes any more."""
+        try:
+            if status_of(self._path) is not None or (self._file is None and self._open()):
+                return False
+            file = self._file
+            if file is None:
+                return True
+            is_read = file.read(1).position == file.position and self._rotated.next_after(file) is None
+            return is_read and not file.has_writer()
+        except (RetryLater, OSError):
+            return False
 
     def read(self, limit: int) -> Batch | None:
         """Return the next lines, at most `limit`, or None where there is nothing new now.
@@ -98,10 +119,10 @@ class Follower:
             # Asked before reading: once nobody writes to this file any more, one more reading is its last.
             is_finished = self._is_finished(file)
             batch = file.read(limit)
-            if not file.holds(file.position):
+            if not file.holds(file.position) or self._was_emptied_unread(file, batch):
                 self.close()
             elif batch.position != file.position:
-                return batch
+                return Batch(tail=self._tail, lines=batch.lines, position=batch.position, refused=batch.refused)
             elif not is_finished or not self._go_on(file):
                 return None
         return None
@@ -109,25 +130,44 @@ class Follower:
     def _open(self) -> bool:
         """Open the file in which reading goes on; False where there is none now."""
         wanted = self._from
-        current = open_file(self._path, self._path)
-        if wanted is None or wanted.inode == 0:
-            if current is not None:
-                current.move_to(current.stat().st_size if wanted is None else 0)
-            self._from = self._nothing()
-            self._file = current
-        elif current is not None and current.identity[1] == wanted.inode and current.holds(wanted):
-            current.move_to(wanted.offset)
-            self._file = current
-        elif (found := rotated.find(self._path, wanted) or current) is not None:
-            if found.position.offset < wanted.offset:
-                _log.warning(
-                    "event=lines-maybe-lost path=%s offset=%d reason=what was read last is neither there nor in a "
-                    "rotated file beside it, so what is there is read from its start",
-                    self._path,
-                    wanted.offset,
+        file = open_file(self._path, self._path)
+        if wanted is None:
+            if file is not None:
+                file.move_to(file.size)
+            self._from = nothing(self._path)
+        elif wanted.offset == 0:
+            # A number that is free may be given again at once: a rotated file that goes before this one decides.
+            file = self._unread_before(wanted, file) or file
+            if file is not None:
+                file.begin_after(wanted.head)
+                if wanted.inode not in {0, file.identity[1]}:
+                    self._say_maybe_lost(wanted, "the empty file that was followed is gone")
+        elif file is not None and file.identity[1] == wanted.inode and file.holds(wanted):
+            file.move_to(wanted.offset)
+        else:
+            file = self._rotated.find(wanted) or file
+            if file is not None and file.position.offset < wanted.offset:
+                self._say_maybe_lost(
+                    wanted,
+                    "what was read last is neither there nor in a rotated file beside it, so what is there is read "
+                    "from its start",
                 )
-            self._file = found
-        return self._file is not None
+        self._file = file
+        return file is not None
+
+    def _unread_before(self, position: TailPosition, file: OpenFile | None) -> OpenFile | None:
+        """Open the rotated file that goes before `file`, which is at its start; None where there is none."""
+        found = self._rotated.find(position)
+        # A copy of what `file` itself still holds: copytruncate empties it only then.
+        is_copy = found is not None and file is not None and found.size > 0 and found.begins_like(file)
+        return None if is_copy else found
+
+    def _was_emptied_unread(self, file: OpenFile, reading: Reading) -> bool:
+        """Tell whether what a file first held was copied away before anything of it was read (copytruncate)."""
+        if file.position.offset or not reading.position.offset:
+            return False
+        found = self._unread_before(file.position, file)
+        return found is not None and found.identity != file.identity
 
     def _is_finished(self, file: OpenFile) -> bool:
         """Tell whether `file` has lost its name for good, and every writer has left it or had its time."""
@@ -135,8 +175,8 @@ class Follower:
         if named is not None and identity(named) == file.identity:
             self._replaced_at = None
             return False
-        is_deleted = file.stat().st_nlink == 0
-        following = rotated.next_after(self._path, file)
+        is_deleted = file.is_deleted
+        following = self._rotated.next_after(file)
         if following is None and named is None and not is_deleted:
             return False
         if self._replaced_at is None:
@@ -149,29 +189,40 @@ class Follower:
 
     def _go_on(self, file: OpenFile) -> bool:
         """Change over from a finished file to the one written after it; False where there is none now."""
-        following = rotated.open_after(self._path, file) or open_file(self._path, self._path)
-        status = file.stat()
-        if following is None and status.st_nlink > 0:
+        following = self._rotated.open_after(file) or open_file(self._path, self._path)
+        if following is None and not file.is_deleted:
             return False
-        if (rest := status.st_size - file.position.offset) > 0:
+        if (rest := file.size - file.position.offset) > 0:
             _log.warning("event=half-line-dropped path=%s bytes=%d reason=its file was rotated", self._path, rest)
+        # What a rotated file that is not there yet must be newer than, should it go before the next one.
+        head = mark(self._rotated.last_written_ns(file), file)
         self.close()
-        self._from = self._nothing()
+        self._from = replace(nothing(self._path), head=head)
+        if following is not None:
+            following.begin_after(head)
         self._file = following
         return following is not None
 
-    def _nothing(self) -> TailPosition:
-        return TailPosition(path=str(self._path), device=0, inode=0, offset=0, head="")
+    def _say_maybe_lost(self, wanted: TailPosition, reason: str) -> None:
+        if unreadable_ones := self._rotated.unreadable_ones():
+            reason += f" (compressed so that it cannot be read here: {', '.join(unreadable_ones[:3])})"
+        _log.warning("event=lines-maybe-lost path=%s offset=%d reason=%s", self._path, wanted.offset, reason)
 
     def _report_refused(self, batch: Batch) -> None:
         """Say at most once a minute how many lines were too long."""
-        self._refused += batch.refused
+        self.refused += batch.refused
+        self._unreported += batch.refused
         now = self._clock()
-        if self._refused and (self._refused_logged_at is None or now - self._refused_logged_at >= 60):
+        if self._unreported and (self._refused_logged_at is None or now - self._refused_logged_at >= 60):
             _log.warning(
                 "event=lines-refused path=%s count=%d reason=longer than %d bytes",
                 self._path,
-                self._refused,
+                self._unreported,
                 MAX_LINE,
             )
-            self._refused, self._refused_logged_at = 0, now
+            self._unreported, self._refused_logged_at = 0, now
+
+
+def nothing(path: Path) -> TailPosition:
+    """Return the position of a file that does not exist yet: all of it will be new."""
+    return TailPosition(path=str(path), device=0, inode=0, offset=0, head="")

@@ -2,28 +2,30 @@
 
 import fcntl
 import os
+import re
 import signal
 import stat
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from hashlib import sha256
+from itertools import accumulate, repeat
+from operator import add
 from pathlib import Path
+from typing import NamedTuple
 
 from jailbridge.errors import RetryLater
-from jailbridge.model.event import LogLine, TailPosition
+from jailbridge.model.event import MAX_LINE, LogLine, TailPosition
 
-# Ten times the longest line that any PortSentry writes (packet options included).
-MAX_LINE = 4096
-CHUNK = 256 * 1024
+# Some 5,000 of the longest usual lines: a storm is read in few system calls.
+CHUNK = 1024 * 1024
 HEAD = 256
-_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+# What LogLine(...) does, from an iterable and without a Python call for each of very many lines.
+_line = partial(tuple.__new__, LogLine)
+FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """What one reading gave: `position` is the place after these lines, to be kept with what they caused.
-
-    `refused` counts the lines beyond MAX_LINE bytes among them; a batch of nothing else has no lines.
-    """
+class Reading(NamedTuple):
+    """Complete lines, the place after them, and how many among them were longer than MAX_LINE bytes."""
 
     lines: tuple[LogLine, ...]
     position: TailPosition
@@ -33,45 +35,59 @@ class Batch:
 class OpenFile:
     """An open regular file and how much of it is accepted (`position`). Raises OSError where the disk does."""
 
-    def __init__(self, fd: int, path: str, offset: int) -> None:
-        """Take over `fd`; `path` is the name its lines are reported under, `offset` where they begin."""
+    def __init__(self, fd: int, path: str, *, packed: os.stat_result | None = None) -> None:
+        """Take over `fd`; `path` is the name its lines are reported under.
+
+        `packed` is what the kernel says of the compressed file whose text `fd` holds: the file it stands for.
+        """
         self._fd = fd
         self._path = path
-        self.identity = identity(os.fstat(fd))
-        self.position = self._position(offset)
+        self._packed = packed
+        self.identity = identity(packed or os.fstat(fd))
+        self.position = self._position(0)
 
     def __del__(self) -> None:
         # An error on the way to anywhere must not cost a descriptor each second.
         self.close()
 
-    def read(self, limit: int) -> Batch:
+    def read(self, limit: int) -> Reading:
         """Return at most `limit` complete lines after `position`, which stays where it is.
 
-        A batch with the same position means nothing new.
-
-        An offset inside of a line, be it a start from the end or a line too long, skips to the next line.
+        The same position in return means nothing new. An offset inside of a line, be it a start from the end or a
+        line too long, skips to the next line.
         """
+        # Asked first: a buffer for what is not there costs more than all the rest of an idle file's turn.
+        if (there := self.size) <= self.position.offset:
+            return Reading((), self.position, 0)
         begin = max(self.position.offset - 1, 0)
-        data = os.pread(self._fd, min(CHUNK, limit * (MAX_LINE + 1) + 1), begin)
-        device, inode = self.identity
-        at_line_start = self.position.offset == 0
-        pieces, done, refused = cut(data, limit, at_line_start=at_line_start)
-        lines = tuple(
-            LogLine(path=self._path, device=device, inode=inode, offset=begin + at, text=text) for at, text in pieces
-        )
+        data = os.pread(self._fd, min(CHUNK, limit * (MAX_LINE + 1) + 1, there - begin), begin)
+        places, texts, done, refused = cut(data, limit, begin, at_line_start=self.position.offset == 0)
         offset = max(begin + done, self.position.offset)
-        return Batch(lines=lines, position=self._position(offset), refused=refused)
+        if offset == self.position.offset:
+            return Reading((), self.position, 0)
+        device, inode = self.identity
+        fields = zip(repeat(self._path), repeat(device), repeat(inode), places, texts, strict=False)
+        return Reading(tuple(map(_line, fields)), self._position(offset), refused)
 
     def holds(self, position: TailPosition) -> bool:
         """Tell whether the file begins like the one of `position` and reaches as far, whatever its inode."""
+        if position.offset == 0 or self.size < position.offset:
+            return position.offset == 0
         length = position.head.partition(":")[0]
-        if self.stat().st_size < position.offset or not length.isdecimal():
-            return False
-        return fingerprint(os.pread(self._fd, min(int(length), HEAD), 0)) == position.head
+        return length.isdecimal() and fingerprint(os.pread(self._fd, min(int(length), HEAD), 0)) == position.head
+
+    def begins_like(self, other: "OpenFile") -> bool:
+        """Tell whether another file begins with the same bytes as this one."""
+        head = os.pread(self._fd, HEAD, 0)
+        return os.pread(other._fd, len(head), 0) == head  # noqa: SLF001 - of its own kind
 
     def move_to(self, offset: int) -> None:
         """Accept everything before `offset`."""
         self.position = self._position(offset)
+
+    def begin_after(self, head: str) -> None:
+        """Begin at the start; `head` (see `mark`) says there what came before."""
+        self.position = replace(self._position(0), head=head)
 
     def has_writer(self) -> bool:
         """Tell whether somebody may still write to this file; True where that cannot be known.
@@ -80,6 +96,8 @@ class OpenFile:
         that opens it in that instant waits for us; the kernel would tell us by SIGIO, which kills, so it is given
         SIGURG, which is ignored.
         """
+        if self._packed is not None:
+            return False
         try:
             fcntl.fcntl(self._fd, fcntl.F_SETSIG, signal.SIGURG)
             fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
@@ -88,9 +106,20 @@ class OpenFile:
             return True
         return False
 
-    def stat(self) -> os.stat_result:
-        """Return what the kernel says of the open file."""
-        return os.fstat(self._fd)
+    @property
+    def size(self) -> int:
+        """How many bytes of text there are now."""
+        return os.fstat(self._fd).st_size
+
+    @property
+    def written_ns(self) -> int:
+        """When it was last written to (nanoseconds since the epoch)."""
+        return (self._packed or os.fstat(self._fd)).st_mtime_ns
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether no name leads to it any more."""
+        return self._packed is None and os.fstat(self._fd).st_nlink == 0
 
     def close(self) -> None:
         """Let go of the file."""
@@ -104,28 +133,41 @@ class OpenFile:
         return TailPosition(path=self._path, device=device, inode=inode, offset=offset, head=head)
 
 
-def cut(data: bytes, limit: int, *, at_line_start: bool) -> tuple[list[tuple[int, bytes]], int, int]:
-    """Return the complete lines of `data` as (place, text), how many bytes are done, how many lines too long.
+def cut(data: bytes, limit: int, begin: int, *, at_line_start: bool) -> tuple[list[int], list[bytes], int, int]:
+    """Return the complete lines of `data`: their places, their texts, how many bytes are done, how many lines too long.
 
-    Unless `at_line_start`, the text up to the first newline belongs to a line that is not ours to tell.
+    `begin` is the place of the data's first byte. Unless `at_line_start`, the text up to the first newline belongs to
+    a line that is not ours to tell.
     """
-    lines: list[tuple[int, bytes]] = []
-    refused = 0
     at = 0 if at_line_start else data.find(b"\n") + 1
     if not at_line_start and at == 0:
-        return lines, len(data), refused
-    while len(lines) < limit:
+        return [], [], len(data), 0
+    texts = data[at:].split(b"\n", limit)
+    rest = texts.pop()
+    if max(map(len, texts), default=0) > MAX_LINE or (len(texts) < limit and len(rest) > MAX_LINE):
+        return _cut_slowly(data, at, limit, begin)
+    places = map(add, accumulate(map(len, texts), initial=begin + at), range(len(texts)))
+    return list(places), texts, len(data) - len(rest), 0
+
+
+def _cut_slowly(data: bytes, at: int, limit: int, begin: int) -> tuple[list[int], list[bytes], int, int]:
+    """The same where some line is too long."""
+    places: list[int] = []
+    texts: list[bytes] = []
+    refused = 0
+    while len(texts) < limit:
         end = data.find(b"\n", at)
         if (len(data) if end < 0 else end) - at > MAX_LINE:
             refused += 1
             if end < 0:
-                return lines, len(data), refused
+                return places, texts, len(data), refused
         elif end < 0:
             break
         else:
-            lines.append((at, data[at:end]))
+            places.append(begin + at)
+            texts.append(data[at:end])
         at = end + 1
-    return lines, at, refused
+    return places, texts, at, refused
 
 
 def fingerprint(head: bytes) -> str:
@@ -133,13 +175,25 @@ def fingerprint(head: bytes) -> str:
     return f"{len(head)}:{sha256(head).hexdigest()[:16]}"
 
 
+def mark(after_ns: int, drained: OpenFile) -> str:
+    """Return the head of a position at a file's start: `drained` was read to its end, and what else is as old."""
+    return f"0:{after_ns}:{drained.position.head}"
+
+
+def marked(position: TailPosition) -> tuple[int, str] | None:
+    """Return (time of the last writing in ns, head) of what was read before, None where nothing says so."""
+    match = re.fullmatch(r"0:([0-9]{1,20}):([0-9]{1,3}:.{1,64})", position.head)
+    return None if match is None else (int(match[1]), match[2])
+
+
 def open_file(path: Path, reported_as: Path, *, flags: int = 0) -> OpenFile | None:
     """Open a regular file at its start, None where there is none. Raises RetryLater where it cannot be read."""
     try:
         # Asked before opening too: to open a fifo or a device can itself have an effect.
         _refuse_irregular(path, os.stat(path))  # noqa: PTH116
-        file = OpenFile(os.open(path, _FLAGS | flags), str(reported_as), 0)
-        _refuse_irregular(path, file.stat())
+        fd = os.open(path, FLAGS | flags)
+        file = OpenFile(fd, str(reported_as))
+        _refuse_irregular(path, os.fstat(fd))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -1,120 +1,305 @@
-"""Where a file's earlier lines went: the rotated files beside it, by identity, by content, in their order.
+"""Where a file's earlier lines went: its rotated files, by identity, by content, in their order.
 
-Knows the names that logrotate(8) gives (`.1`, `-20261122`, `.2026-11-22`), beside the path and, where that
-is a symbolic link, beside its target. Compressed files are not read.
+Knows the names that logrotate(8) gives (`.1`, `-20261122`, `.1.gz`, with `extension` `name.1.log`), beside the path
+and, where that is a symbolic link, beside its target; and in a folder right below (`olddir`), where a file counts
+only once one of them has shown itself to be ours: other hosts' logs of the same name may be there.
 """
 
 import contextlib
+import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
-from jailbridge.errors import RetryLater
+from jailbridge.errors import ParseError
 from jailbridge.model.event import TailPosition
-from jailbridge.tailer.opened import OpenFile, identity, open_file
+from jailbridge.tailer.opened import HEAD, OpenFile, fingerprint, identity, marked, open_file, unreadable
+from jailbridge.tailer.unpacked import READABLE, UNREADABLE, begins_with, open_text
 
-_NUMBERED = re.compile(r"\.([0-9]{1,3})")
-_DATED = re.compile(r"[.-][0-9]{4}[0-9T:_.-]*")
+MAX_FOLDERS = 200
+# Tools that compress keep the time of the original, some of them only to the second.
+_SAME_TIME_NS = 2_000_000_000
+_NUMBERED = re.compile(r"\.([0-9]{1,5})")
+_DATED = re.compile(r"[._-][0-9]{4}[0-9T:_.-]*")
+# Where the text of a name is the order of time: the year first, or seconds since the epoch (dateformat -%s).
+_ORDERED = re.compile(r"[._-](?:(?:19|20)[0-9]{2}[_.-]?(?:0[1-9]|1[0-2])[0-9T:_.-]*|[0-9]{10})")
+_log = logging.getLogger("jailbridge.tailer")
+
+
+class RotatedName(NamedTuple):
+    """A name as a rotation gives it to the file `of`. Within a `style` the greater `rank` is newer."""
+
+    of: str
+    style: str
+    rank: tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbour:
-    """A file beside the followed one. Within a `style` the greater `rank` is newer; None: not a rotated name."""
+    """A file near the followed one. `style` None: not a rotated name; "": names that tell no order."""
 
     path: Path
     identity: tuple[int, int]
     written_ns: int
+    size: int
     style: str | None
     rank: tuple[int, str]
 
+    @property
+    def packing(self) -> str:
+        """The suffix of what it is compressed with, "" for a plain file."""
+        return packing(self.path.name)
+
     def is_newer(self, than: "Neighbour") -> bool:
         """Tell which was written later: by name where both are named alike, else by time."""
-        if self.style is not None and self.style == than.style:
+        if self.style and self.style == than.style and self.path.parent == than.path.parent:
             return self.rank > than.rank
         return self.written_ns > than.written_ns
 
 
-def find(path: Path, position: TailPosition) -> OpenFile | None:
-    """Open the rotated file in which reading goes on after `position`, None where there is none.
-
-    First the file itself under another name, then a copy of it (copytruncate empties the original); both at
-    the offset. Last the file itself emptied before it was rotated, at its start: the inode's text is all new then,
-    even where the number went to another file.
-    """
-    neighbours = list(_neighbours(path))
-    # The device is not compared: the number of a btrfs or overlay mount may change at a reboot.
-    moved = [one for one in neighbours if one.identity[1] == position.inode and (one.style or position.offset)]
-    copies = [one for one in neighbours if one.style and position.offset]
-    copies.sort(key=lambda copy: copy.written_ns, reverse=True)
-    for neighbour in (*moved, *copies):
-        file = _open(neighbour, path)
-        if file is not None and file.holds(position):
-            file.move_to(position.offset)
-            return file
-    return next((file for one in moved if one.style and (file := _open(one, path)) is not None), None)
+def packing(name: str) -> str:
+    """Return the suffix that says how a file is compressed, "" for none that is known."""
+    suffix = os.path.splitext(name)[1]  # noqa: PTH122 - asked for each of very many names
+    return suffix if suffix in READABLE or suffix in UNREADABLE else ""
 
 
-def open_after(path: Path, file: OpenFile) -> OpenFile | None:
-    """Open the oldest rotated file that is newer than `file`, at its start. Raises RetryLater."""
-    while (following := next_after(path, file)) is not None:
-        opened = open_file(following.path, path, flags=os.O_NOFOLLOW)
-        if opened is not None and opened.identity == following.identity:
-            return opened
-    return None
+@lru_cache(maxsize=20_000)
+def originals(name: str) -> tuple[RotatedName, ...]:
+    """Return every way in which `name` may be that of a rotated file: of what, and how."""
+    stem = name.removesuffix(packing(name))
+    ends = [at for at, letter in enumerate(stem) if letter == "."] + [len(stem)]
+    return tuple(
+        one
+        for at, letter in enumerate(stem)
+        if at and letter in "._-"
+        for end in ends
+        if end > at and (one := _original(stem, at, end)) is not None
+    )
 
 
-def next_after(path: Path, file: OpenFile) -> Neighbour | None:
-    """Return the oldest rotated file that is newer than `file`."""
-    neighbours = list(_neighbours(path))
-    written_ns = file.stat().st_mtime_ns
-    unknown = Neighbour(path=path, identity=file.identity, written_ns=written_ns, style=None, rank=(0, ""))
-    drained = next((one for one in neighbours if one.identity == file.identity), unknown)
-    newer = [one for one in neighbours if one.style is not None and one.is_newer(drained) and one is not drained]
-    if len({one.style for one in newer}) == 1:
-        return min(newer, key=lambda one: one.rank)
-    return min(newer, key=lambda one: one.written_ns, default=None)
+def _original(stem: str, at: int, end: int) -> RotatedName | None:
+    mark, kept = stem[at:end], stem[end:]
+    if numbered := _NUMBERED.fullmatch(mark):
+        return RotatedName(stem[:at] + kept, f"numbered{kept}", (-int(numbered[1]), ""))
+    if not _DATED.fullmatch(mark):
+        return None
+    return RotatedName(stem[:at] + kept, f"dated{kept}" if _ORDERED.fullmatch(mark) else "", (0, mark))
 
 
-def _neighbours(path: Path) -> Iterator[Neighbour]:
-    seen = set()
-    for place in dict.fromkeys((path, Path(os.path.realpath(path)))):
-        for entry, status in _files(place.parent):
-            if identity(status) in seen:
-                continue
-            seen.add(identity(status))
-            style, rank = _named(entry.name, place.name)
-            yield Neighbour(
-                path=Path(entry.path),
-                identity=identity(status),
-                written_ns=status.st_mtime_ns,
-                style=style,
-                rank=rank,
+class Rotated:
+    """The rotated files of one path. What is damaged among them is said once and left out."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._damaged: set[tuple[int, int]] = set()
+
+    def find(self, position: TailPosition) -> OpenFile | None:
+        """Open the rotated file in which reading goes on after `position`, None where there is none.
+
+        First the file itself under another name, then a copy of it (copytruncate empties the original; a compressed
+        one); both at the offset. Last the file itself emptied before it was rotated, at its start: the inode's text
+        is all new then, even where the number went to another file. A position at a start that says what was read
+        before it leads to what was written after that. Raises RetryLater.
+        """
+        if position.offset == 0:
+            return self._find_unread(position)
+        near = [*self._neighbours(), *self._below()]
+        # The device is not compared: the number of a btrfs or overlay mount may change at a reboot.
+        moved = [one for one in near if one.identity[1] == position.inode]
+        copies = [one for one in near if one.style is not None]
+        copies.sort(key=lambda copy: copy.written_ns, reverse=True)
+        for one in (*moved, *copies):
+            if self._has(one, position.head) and (file := self._open(one)) is not None and file.holds(position):
+                file.move_to(position.offset)
+                return file
+        return self._first([one for one in moved if one.style is not None])
+
+    def _find_unread(self, position: TailPosition) -> OpenFile | None:
+        """Open the oldest of the rotated files that are all new after a position at a start."""
+        beside = [one for one in self._neighbours() if one.style is not None]
+        below = self._below()
+        unread = [one for one in (*beside, *below) if one.identity[1] == position.inode]
+        if (before := marked(position)) is not None:
+            after_ns, head = before
+            ours = {one.path.parent for one in below if self._has(one, head)}
+            later = [
+                one
+                for one in (*beside, *(one for one in below if one.path.parent in ours))
+                if one.written_ns > after_ns and one.size and one not in unread
+            ]
+            unread += [one for one in later if not self._has(one, head)]
+        return self._first(_in_order(unread))
+
+    def _first(self, files: list[Neighbour]) -> OpenFile | None:
+        return next((file for one in files if (file := self._open(one)) is not None), None)
+
+    def open_after(self, file: OpenFile) -> OpenFile | None:
+        """Open the oldest rotated file that is newer than `file`, at its start. Raises RetryLater."""
+        while (following := self.next_after(file)) is not None:
+            opened = self._open(following)
+            if opened is not None and opened.identity == following.identity:
+                return opened
+        return None
+
+    def next_after(self, file: OpenFile) -> Neighbour | None:
+        """Return the oldest rotated file that is newer than `file`. Raises RetryLater."""
+        _, newer = self._around(file)
+        return next(iter(_in_order(newer)), None)
+
+    def last_written_ns(self, file: OpenFile) -> int:
+        """Return when anything up to `file` was last written to, also before a clock was set back."""
+        older, _ = self._around(file)
+        return max([file.written_ns, *(one.written_ns for one in older)])
+
+    def _around(self, file: OpenFile) -> tuple[list[Neighbour], list[Neighbour]]:
+        """Return the rotated files that are older and those that are newer than `file`."""
+        near = self._neighbours()
+        drained = next((one for one in near if one.identity == file.identity), None)
+        if drained is None and (drained := next((o for o in self._below() if self._is(o, file)), None)) is not None:
+            near += [one for one in self._below() if one.path.parent == drained.path.parent]
+        if drained is None:
+            drained = next((one for one in near if self._is(one, file)), None)
+        if drained is None:
+            drained = Neighbour(
+                path=self._path,
+                identity=file.identity,
+                written_ns=file.written_ns,
+                size=file.size,
+                style=None,
+                rank=(0, ""),
             )
+        rotated = [one for one in near if one.style is not None and one is not drained]
+        newer = [one for one in rotated if one.is_newer(drained)]
+        return [one for one in rotated if one not in newer], newer
 
+    def unreadable_ones(self) -> list[str]:
+        """Return the names of rotated files whose compression cannot be read here."""
+        near = [*self._neighbours(readable=False), *self._below(readable=False)]
+        return sorted(one.path.name for one in near if one.style is not None and one.packing in UNREADABLE)
 
-def _files(folder: Path) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
+    def _is(self, one: Neighbour, file: OpenFile) -> bool:
+        """Tell whether a neighbour is this very file, or a copy that was made of it as it is."""
+        if one.identity == file.identity:
+            return True
+        if one.style is None or not file.position.offset or one.written_ns < file.written_ns - _SAME_TIME_NS:
+            return False
+        copy = self._open(one) if self._has(one, file.position.head) else None
+        return copy is not None and file.position.offset <= copy.size <= file.size
+
+    def _has(self, one: Neighbour, head: str) -> bool:
+        """Tell whether a file's text begins as the head of a position says."""
+        length = head.partition(":")[0]
+        try:
+            return length.isdecimal() and fingerprint(begins_with(one.path, min(int(length), HEAD))) == head
+        except ParseError as error:
+            self._leave_out(one, str(error))
+        except OSError:
+            pass  # gone, or not for us to read: a stranger as far as can be told
+        return False
+
+    def _open(self, one: Neighbour) -> OpenFile | None:
+        try:
+            return (open_text if one.packing else _open_plain)(one.path, self._path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise unreadable(one.path, error) from None
+        except ParseError as error:
+            self._leave_out(one, str(error))
+            return None
+
+    def _leave_out(self, one: Neighbour, reason: str) -> None:
+        self._damaged.add(one.identity)
+        _log.warning("event=lines-maybe-lost path=%s reason=%s, and the rotated file is left out", self._path, reason)
+
+    def _neighbours(self, *, readable: bool = True) -> list[Neighbour]:
+        """Return the files beside the path, or beside the target of its link."""
+        places = [(place.parent, place.name) for place in self._places()]
+        return self._listed(places, _entries, readable=readable)
+
+    def _below(self, *, readable: bool = True) -> list[Neighbour]:
+        """Return the files with rotated names in the folders right below."""
+        folders = [
+            (Path(entry.path), place.name)
+            for place in self._places()
+            for entry in _entries(place.parent)
+            if entry.is_dir(follow_symlinks=False)
+        ]
+        found = self._listed(folders[:MAX_FOLDERS], _entries_if_allowed, readable=readable)
+        return [one for one in found if one.style is not None]
+
+    def _places(self) -> Iterator[Path]:
+        yield from dict.fromkeys((self._path, Path(os.path.realpath(self._path))))
+
+    def _listed(
+        self,
+        folders: list[tuple[Path, str]],
+        listing: Callable[[Path], list[os.DirEntry[str]]],
+        *,
+        readable: bool,
+    ) -> list[Neighbour]:
+        found: dict[tuple[int, int], Neighbour] = {}
+        for folder, followed in folders:
+            entries = {entry.name: entry for entry in listing(folder)}
+            for name, entry in entries.items():
+                kind = packing(name)
+                # A file that is just being compressed is not whole, and still there.
+                if (kind and name.removesuffix(kind) in entries) or (readable and kind in UNREADABLE):
+                    continue
                 with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
-                    if entry.is_file(follow_symlinks=False):
-                        yield entry, entry.stat(follow_symlinks=False)
-    except (FileNotFoundError, NotADirectoryError):
-        return
+                    if not entry.is_file(follow_symlinks=False):
+                        continue
+                    status = entry.stat(follow_symlinks=False)
+                    if readable and identity(status) in self._damaged:
+                        continue
+                    rotated = next((one for one in originals(name) if one.of == followed), None)
+                    found.setdefault(
+                        identity(status),
+                        Neighbour(
+                            path=Path(entry.path),
+                            identity=identity(status),
+                            written_ns=status.st_mtime_ns,
+                            size=status.st_size,
+                            style=None if rotated is None else rotated.style,
+                            rank=(0, "") if rotated is None else rotated.rank,
+                        ),
+                    )
+        return list(found.values())
 
 
-def _named(name: str, followed: str) -> tuple[str | None, tuple[int, str]]:
-    suffix = name.removeprefix(followed) if name.startswith(followed) else ""
-    if numbered := _NUMBERED.fullmatch(suffix):
-        return "numbered", (-int(numbered[1]), "")
-    if _DATED.fullmatch(suffix):
-        return "dated", (0, suffix)
-    return None, (0, "")
+def _in_order(files: list[Neighbour]) -> list[Neighbour]:
+    """Return rotated files from the oldest to the newest."""
+    styles = {(one.style, one.path.parent) for one in files}
+    if len(styles) == 1 and files[0].style:
+        return sorted(files, key=lambda one: one.rank)
+    return sorted(files, key=lambda one: one.written_ns)
 
 
-def _open(neighbour: Neighbour, path: Path) -> OpenFile | None:
-    with contextlib.suppress(RetryLater):
-        return open_file(neighbour.path, path, flags=os.O_NOFOLLOW)
-    return None
+def _open_plain(path: Path, reported_as: Path) -> OpenFile | None:
+    return open_file(path, reported_as, flags=os.O_NOFOLLOW)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what a folder has as of one moment: a rename while it is read may hide a file, so it is read again."""
+    found: list[os.DirEntry[str]] = []
+    before = None
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for _ in range(5):
+            changed = os.stat(folder).st_mtime_ns  # noqa: PTH116
+            if changed == before:
+                break
+            before = changed
+            with os.scandir(folder) as entries:
+                found = list(entries)
+    return found
+
+
+def _entries_if_allowed(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        return _entries(folder)
+    except OSError:
+        return []

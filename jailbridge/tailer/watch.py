@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from jailbridge.config.settings import Watch
+from jailbridge.config.settings import PATTERN, Watch
 from jailbridge.tailer.opened import identity
+from jailbridge.tailer.pattern import matcher
 
 _log = logging.getLogger("jailbridge.tailer")
 
@@ -90,6 +91,7 @@ class FolderWatcher:
         self._paths: tuple[Path, ...] = ()
         self._wake: Callable[[], None] = _nobody
         self._names: frozenset[str] = frozenset()
+        self._matchers: dict[str, list[Callable[[str], bool]]] = {}
         self._armed: dict[str, tuple[object, tuple[int, int]]] = {}
         self._failed: set[str] = set()
 
@@ -109,6 +111,7 @@ class FolderWatcher:
             return
         names = frozenset(_names(self._paths))
         self._names = names
+        self._matchers = _matchers(self._paths)
         folders = {os.path.dirname(name) for name in names}  # noqa: PTH120
         for folder in self._armed.keys() - folders:
             self._disarm(folder)
@@ -151,7 +154,8 @@ class FolderWatcher:
                 self._backend.remove(handle)
 
     def _changed(self, path: str) -> None:
-        if path in self._names:
+        folder, name = os.path.split(path)
+        if path in self._names or (name and any(matches(name) for matches in self._matchers.get(folder, ()))):
             self._wake()
 
 
@@ -159,6 +163,15 @@ def _names(paths: Iterable[Path]) -> Iterator[str]:
     for path in paths:
         yield os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118
         yield os.path.realpath(path)
+
+
+def _matchers(paths: Iterable[Path]) -> dict[str, list[Callable[[str], bool]]]:
+    """Return by folder what tells the names that a pattern in it means."""
+    found: dict[str, list[Callable[[str], bool]]] = {}
+    for path in paths:
+        if not PATTERN.isdisjoint(path.name):
+            found.setdefault(os.path.realpath(path.parent), []).append(matcher(path.name))
+    return found
 
 
 def _identity_of(folder: str) -> tuple[int, int] | None:

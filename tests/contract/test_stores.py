@@ -12,7 +12,7 @@ from jailbridge.model.network import Network, parse_network
 from jailbridge.model.plan import Action, Change, Observation, ObservedBan
 from jailbridge.model.token import Token, TokenState, token_state
 from jailbridge.reconcile.diff import END_TOLERANCE
-from jailbridge.stores.protocol import Store
+from jailbridge.stores.protocol import Drifted, Store
 
 NETWORKS = ("192.0.2.7", "198.51.100.0/24", "2001:db8::7", "2001:db8:1::/64", "2001:db8:2:8::/61", "10.0.0.0/9")
 BOOT = "ba9876543210"
@@ -226,6 +226,43 @@ def test_an_older_copy_that_is_put_back_brings_its_older_token(kit: Kit) -> None
     assert kit.store.observe(now()).token == str(token(1))
     assert state(kit, recorded=2, last=2) is TokenState.STALE
     assert held(kit) == {net("192.0.2.7"), net("10.0.0.0/9")}
+
+
+def test_changes_made_without_a_reading_go_where_our_token_still_is(kit: Kit) -> None:
+    apply(kit, 1, add=["192.0.2.7", "2001:db8:1::/64", "10.0.0.0/9"])
+    changes = [
+        change(kit, Action.REMOVE, "192.0.2.7"),
+        *(change(kit, Action.ADD, network) for network in ("192.0.2.8", "2001:db8:2::/64", "172.16.0.0/12")),
+        change(kit, Action.UPDATE, "2001:db8:1::/64", now() + HOUR),
+    ]
+    assert not kit.store.apply(changes, token(2), now(), expected=str(token(1)))
+    assert held(kit) == {
+        net(n) for n in ("192.0.2.8", "2001:db8:1::/64", "2001:db8:2::/64", "10.0.0.0/9", "172.16.0.0/12")
+    }
+    assert end_of(kit, "2001:db8:1::/64", now() + HOUR)
+    assert state(kit, recorded=2, last=2) is TokenState.CURRENT
+
+
+def test_changes_made_without_a_reading_are_not_written_after_a_loss(kit: Kit) -> None:
+    apply(kit, 1, add=["192.0.2.7"])
+    kit.lose()
+    with pytest.raises(Drifted):
+        kit.store.apply([change(kit, Action.ADD, "192.0.2.8")], token(2), now(), expected=str(token(1)))
+    seen = kit.store.observe(now())
+    assert (seen.token, seen.bans) == (None, ())
+
+
+def test_changes_made_without_a_reading_are_not_written_over_an_older_copy(kit: Kit) -> None:
+    apply(kit, 1, add=["192.0.2.7"])
+    put_back = kit.older_copy()
+    if put_back is None or not kit.store.capabilities.guarded:
+        pytest.skip("nobody can put back this store's content with its token, or it cannot tell")
+    apply(kit, 2, remove=["192.0.2.7"])
+    put_back()
+    with pytest.raises(Drifted):
+        kit.store.apply([change(kit, Action.ADD, "192.0.2.8")], token(3), now(), expected=str(token(2)))
+    assert kit.store.observe(now()).token == str(token(1))
+    assert held(kit) == {net("192.0.2.7")}
 
 
 def test_a_hook_puts_our_rules_back_in_force_and_keeps_every_ban_and_its_end(kit: Kit) -> None:

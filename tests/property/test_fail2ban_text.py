@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jailbridge.config.settings import Settings
+from jailbridge.config.settings import Settings, TailSettings
 from jailbridge.definitions import render
 from jailbridge.definitions.render import logpath
 from jailbridge.errors import FatalError, ParseError
@@ -69,7 +69,7 @@ def test_any_entry_is_a_ban_or_foreign(entry: str) -> None:
 def test_no_path_adds_a_line_a_comment_a_tag_or_an_interpolation(text: str) -> None:
     path = Path("/" + text)
     try:
-        value = logpath(path)
+        value = logpath(TailSettings(path=path))
     except FatalError:
         return
     assert len(value.splitlines()) == 1

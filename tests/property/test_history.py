@@ -1,7 +1,7 @@
 """What is written is read back; an edited line names the address of PortSentry's own field, or none."""
 
 from datetime import UTC, datetime, timedelta, timezone
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 from hypothesis import given
@@ -142,3 +142,47 @@ def test_any_bytes_are_an_event_or_one_line_of_complaint(line: bytes) -> None:
     except ParseError as error:
         complaint = str(error)
         assert complaint.isprintable()
+
+
+ADDRESS_TEXTS = (
+    st.text("0123456789abcdefABCDEF:.%/ \u0662\0", max_size=50)
+    | st.text(max_size=20)
+    | st.lists(st.text("0123456789", min_size=1, max_size=4), min_size=3, max_size=5).map(".".join)
+    | st.lists(st.text("0123456789abcdef", max_size=5), min_size=2, max_size=9).map(":".join)
+    | (V4 | V6).map(str)
+    | V4.map("::ffff:{}".format)
+)
+
+
+@given(text=ADDRESS_TEXTS)
+def test_an_address_without_a_zone_is_what_python_takes_it_for(text: str) -> None:
+    try:
+        expected = None if "%" in text else ip_address(text)
+    except ValueError:
+        expected = None
+    if isinstance(expected, IPv6Address) and expected.ipv4_mapped is not None:
+        expected = expected.ipv4_mapped
+    try:
+        read = parse_address(text)
+    except ParseError:
+        assert expected is None
+        return
+    assert "%" in text or read == expected
+
+
+@given(clock=st.from_regex(rb"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-6]\d:[0-6]\d\.\d{3}[+-][0-2]\d[0-6]\d", fullmatch=True))
+def test_a_time_of_2_is_what_strptime_takes_it_for(clock: bytes) -> None:
+    line = (
+        clock + b" Scan from: [192.0.2.7] (x) protocol: [TCP] port: [23] type: [Connect] IP opts: [unknown] "
+        b"ignored: [false] triggered: [true] noblock: [true] blocked: [false]"
+    )
+    try:
+        expected = datetime.strptime(clock.decode(), "%Y-%m-%dT%H:%M:%S.%f%z").astimezone(UTC)
+    except (ValueError, OverflowError):
+        expected = None
+    try:
+        read = parse(line)[0].time
+    except ParseError:
+        assert expected is None
+        return
+    assert read == expected

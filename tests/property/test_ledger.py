@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from jailbridge.ledger import Ledger
-from jailbridge.model.ban import Ban, EndReason, Origin, Tombstone
+from jailbridge.model.ban import MAX_PORTS, Ban, EndReason, Origin, Sightings, Tombstone
 from jailbridge.model.network import Network, parse_network
 from jailbridge.model.plan import Placement
 
@@ -58,8 +59,17 @@ class LedgerMachine(RuleBasedStateMachine):
         until = self.now + lasting if lasting is not None else None
         made = [Ban(network=n, since=self.now, until=until, origin=Origin.SENSOR, reason=reason) for n in chosen]
         self.ledger.record(made, now=self.now)
-        self.bans.update((ban.network, ban) for ban in made)
-        self.feed += [("ban", network) for network in chosen]
+        for ban in made:
+            self.feed.append(("change" if ban.network in self.bans else "ban", ban.network))
+            self.bans[ban.network] = ban
+
+    @rule(chosen=st.lists(networks, max_size=3), count=st.integers(1, 1 << 40))
+    def see_again(self, chosen: list[Network], count: int) -> None:
+        ports = tuple(f"tcp/{port + 1}" for port in range(min(count, MAX_PORTS)))
+        seen = Sightings(self.now, self.now, count, ports)
+        held = [network for network in chosen if network in self.bans]
+        self.ledger.record([], now=self.now, merged=dict.fromkeys(held, seen))
+        self.bans |= {network: replace(self.bans[network], seen=seen) for network in held}
 
     @rule(chosen=st.lists(networks, max_size=4), why=st.sampled_from(EndReason))
     def end(self, chosen: list[Network], why: EndReason) -> None:

@@ -9,6 +9,7 @@ from jailbridge.errors import ParseError
 from jailbridge.model.network import (
     Address,
     Network,
+    NetworkIndex,
     NetworkSet,
     maximal,
     network_text,
@@ -101,6 +102,19 @@ def test_covering_is_the_largest_member_that_holds_it(members: list[Network], as
     others = [m for m in held_by if m != asked]
     assert networks.covering(asked, strictly=True) == (others[0] if others else None)
     assert (asked in networks) == (asked in members)
+
+
+@given(steps=st.lists(st.tuples(st.booleans(), NEAR), max_size=20))
+def test_an_index_knows_who_is_alone_after_any_changes(steps: list[tuple[bool, Network]]) -> None:
+    index, members = NetworkIndex(), set[Network]()
+    for comes, network in steps:
+        (index.add if comes else index.discard)(network)
+        (members.add if comes else members.discard)(network)
+    assert all((network in index) == (network in members) for _, network in steps)
+    for one in members:
+        alone = not any(holds(one, other) or holds(other, one) for other in members - {one})
+        assert index.is_alone(one) == alone
+        assert NetworkIndex(members).is_alone(one) == alone
 
 
 @given(members=st.lists(NEAR, max_size=12, unique=True))

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from jailbridge.config.settings import EvidenceRule, PolicySettings, SensorMode
 from jailbridge.config.values import duration_text
-from jailbridge.daemon.judge import Brake
-from jailbridge.model.ban import Ban, EndReason, Tombstone
+from jailbridge.daemon.brake import Brake
+from jailbridge.model.ban import Ban, Decision, EndReason, Tombstone
 from jailbridge.model.event import Dialect, Evidence, Kind, LogLine, Protocol, ScanEvent
 from jailbridge.model.network import Network
 from jailbridge.model.plan import ObservedBan
-from jailbridge.policy.decide import Past, adopted, banned_network, decide, evidence_of
+from jailbridge.policy.decide import Past, adopted, decide, evidence_of, source_of
 from jailbridge.policy.exempt import Exemption, Exemptions
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -83,6 +83,12 @@ TOMBSTONES = st.none() | st.builds(
 )
 
 
+def decision_on(
+    event: ScanEvent, dialect: Dialect, evidence: Evidence, past: Past, rules: PolicySettings, exemptions: Exemptions
+) -> Decision:
+    return decide(event, dialect, LINE, evidence, source_of(event.address, rules, exemptions), past, rules, NOW)
+
+
 def end(ban: Ban) -> datetime:
     return ban.until if ban.until is not None else EVER
 
@@ -104,7 +110,7 @@ def test_a_ban_holds_its_source_and_nobody_exempt_and_lies_ahead(
     exempt: list[Exemption],
 ) -> None:
     past = Past(tombstone=tombstone)
-    decision = decide(event, dialect, LINE, evidence, past, rules, Exemptions(exempt), NOW)
+    decision = decision_on(event, dialect, evidence, past, rules, Exemptions(exempt))
     assert event.address in decision.network
     if (ban := decision.ban) is None:
         assert decision.why
@@ -135,13 +141,14 @@ def test_an_exemption_is_found_exactly_where_one_touches(network: Network, exemp
 def test_more_evidence_never_ends_a_ban_earlier(seen: list[tuple[ScanEvent, Evidence]], rules: PolicySettings) -> None:
     bans: dict[Network, Ban] = {}
     for event, evidence in seen:
-        network = banned_network(event, rules, Exemptions())
+        network = source_of(event.address, rules, Exemptions()).network
         before = bans.get(network)
         past = Past(standing=before)
-        ban = decide(event, Dialect.PORTSENTRY_2, LINE, evidence, past, rules, Exemptions(), NOW).ban
+        ban = decision_on(event, Dialect.PORTSENTRY_2, evidence, past, rules, Exemptions()).ban
         if ban is None:
             continue
-        assert before is None or (end(ban) > end(before) and ban.since == before.since)
+        assert before is None or (end(ban) >= end(before) and ban.since == before.since)
+        assert before is None or (end(ban), ban.evidence) != (end(before), before.evidence)
         bans[network] = ban
 
 
@@ -161,7 +168,7 @@ def test_one_ban_more_never_makes_the_next_one_shorter(event: ScanEvent, rules: 
         )
         rules_of = rules.model_copy(update={"repeat_memory": timedelta(days=1000)})
         past = Past(tombstone=last)
-        return decide(event, Dialect.PORTSENTRY_2, LINE, Evidence.SPOOFABLE, past, rules_of, Exemptions(), NOW).ban
+        return decision_on(event, Dialect.PORTSENTRY_2, Evidence.SPOOFABLE, past, rules_of, Exemptions()).ban
 
     fewer, more = ban(bans), ban(bans + 1)
     assert fewer is None or (more is not None and end(more) >= end(fewer))

@@ -1,4 +1,4 @@
-"""The whole loop against anything that may happen: once every store is in reach, two passes bring agreement.
+"""The whole loop against anything that may happen: once every store is in reach, a few passes bring agreement.
 
 Real ledger, real controller, in-memory stores. Stores are lost, unreachable, unhooked, put back from older copies,
 changed by people; writing is cut short before, in the middle of, or after its effect, and the process starts again.
@@ -22,7 +22,8 @@ from jailbridge.model.network import Network, NetworkSet, parse_network
 from jailbridge.model.plan import Action, Capabilities, Change, External, ObservedBan, Plan, Rejection
 from jailbridge.model.token import Token
 from jailbridge.policy.exempt import Exemption, Exemptions
-from jailbridge.reconcile.controller import Attached, Controller
+from jailbridge.reconcile.attached import Attached
+from jailbridge.reconcile.controller import Controller
 from jailbridge.reconcile.diff import END_TOLERANCE, fit
 from jailbridge.stores.memory import MemoryStore
 
@@ -34,7 +35,7 @@ NETWORKS = [
 KINDS = {
     "firewall": (Capabilities(overlaps=False, ends=True, volatile=True, early=True), External.REVERT),
     "early": (Capabilities(overlaps=True, ends=True, volatile=True, early=True), External.ADOPT),
-    "fail2ban": (Capabilities(overlaps=True, ends=False, volatile=True, early=False), External.ADOPT),
+    "fail2ban": (Capabilities(overlaps=True, ends=False, volatile=True, early=False, turn=2), External.ADOPT),
     "hosts_deny": (Capabilities(overlaps=True, ends=False, volatile=False, early=False, limit=3), External.ADOPT),
     "reverted": (Capabilities(overlaps=False, ends=False, volatile=False, early=False), External.REVERT),
 }
@@ -52,16 +53,18 @@ class MortalStore(MemoryStore):
 
     dies: float | None = None
 
-    def apply(self, changes: Sequence[Change], token: Token, now: datetime) -> Sequence[Rejection]:
+    def apply(
+        self, changes: Sequence[Change], token: Token, now: datetime, *, expected: str | None = None
+    ) -> Sequence[Rejection]:
         if self.dies is None:
-            return super().apply(changes, token, now)
+            return super().apply(changes, token, now, expected=expected)
         share, self.dies = self.dies, None
         if share == 1:
-            super().apply(changes, token, now)
+            super().apply(changes, token, now, expected=expected)
         elif share and self.capabilities.overlaps:
             # Only a store that is written change by change can be left in the middle, still with its older token.
             before = self.token
-            super().apply(changes[: round(share * len(changes))], token, now)
+            super().apply(changes[: round(share * len(changes))], token, now, expected=expected)
             self.token = before
         raise Killed
 
@@ -118,6 +121,8 @@ class ReconcileMachine(RuleBasedStateMachine):
         try:
             if act == "settle":
                 self.settle()
+            elif act == "go on":
+                self.go_on()
             else:
                 self.controller.restore(self.now)
                 self.check_restored(before)
@@ -137,14 +142,23 @@ class ReconcileMachine(RuleBasedStateMachine):
                 assert set(store.bans) == before[name], name
 
     def settle(self) -> Plan:
-        """Do what the daemon does in a pass."""
+        """Do what a command does: read every store."""
+        self.end_what_has_ended()
+        return self.controller.reconcile(self.now)
+
+    def go_on(self) -> None:
+        """Do what the daemon does in a pass: carry what has changed, reading only what it must."""
+        self.end_what_has_ended()
+        if not self.controller.carry(self.now, patient=False):
+            self.controller.reconcile(self.now, believing=True)
+
+    def end_what_has_ended(self) -> None:
         exemptions = self.exemptions()
         bans = self.ledger.bans()
         self.end([n for n, ban in bans.items() if ban.is_over(self.now)], EndReason.EXPIRED)
         if exemptions is not None:
             touched = {n: exemptions.find(n) for n, ban in bans.items() if not ban.forced}
             self.end([n for n, exemption in touched.items() if exemption and exemption.permanent], EndReason.ALLOW)
-        return self.controller.reconcile(self.now)
 
     def end(self, chosen: Sequence[Network], why: EndReason) -> None:
         for network in self.ledger.end(chosen, why, now=self.now):
@@ -181,11 +195,11 @@ class ReconcileMachine(RuleBasedStateMachine):
     def time_passes(self, passing: timedelta) -> None:
         self.now += passing
 
-    @rule(act=st.sampled_from(["settle", "settle", "settle", "restore"]))
+    @rule(act=st.sampled_from(["settle", "go on", "go on", "go on", "restore"]))
     def a_pass(self, act: str) -> None:
         self.guarded(act)
 
-    @rule(name=names, share=st.sampled_from([0, 0.5, 1]), act=st.sampled_from(["settle", "restore"]))
+    @rule(name=names, share=st.sampled_from([0, 0.5, 1]), act=st.sampled_from(["settle", "go on", "restore"]))
     def a_pass_that_is_killed(self, name: str, share: float, act: str) -> None:
         self.stores[name].dies = share
         self.guarded(act)
@@ -234,11 +248,12 @@ class ReconcileMachine(RuleBasedStateMachine):
             assert bans.get(network) == ban
 
     @rule()
-    def all_is_well_again_and_two_passes_bring_agreement(self) -> None:
+    def all_is_well_again_and_a_few_passes_bring_agreement(self) -> None:
         for store in self.stores.values():
             store.reachable = True
         self.readable = True
-        self.settle()
+        for _ in range(1 + len(NETWORKS)):
+            self.settle()
         left = self.settle()
         assert left.agrees, left
         assert self.controller.plan(self.now).agrees
@@ -256,6 +271,22 @@ class ReconcileMachine(RuleBasedStateMachine):
             placed = self.ledger.placements(name)
             assert set(placed) <= set(store.bans) | set(fitted), name
         assert all(change.action is not Action.ADOPT for change in left.changes)
+
+    @rule(changes=st.lists(st.tuples(networks, durations, st.booleans()), min_size=1, max_size=6))
+    def what_only_we_change_is_carried_without_reading(
+        self, changes: list[tuple[Network, timedelta | None, bool]]
+    ) -> None:
+        self.all_is_well_again_and_a_few_passes_bring_agreement()
+        for network, lasting, comes in changes:
+            if comes:
+                self.somebody_is_banned(network, lasting, forced=False)
+            else:
+                self.unban(network)
+            self.go_on()
+        for _ in NETWORKS:
+            self.go_on()
+        assert self.controller.left().agrees, self.controller.left()
+        assert self.controller.plan(self.now).agrees, self.controller.plan(self.now)
 
 
 def is_like(one: Network, other: Network) -> bool:

@@ -1,5 +1,6 @@
 """The tailer gives every complete line once and in order, however it was written, cut, rotated and interrupted."""
 
+import gzip
 import os
 import shutil
 import tempfile
@@ -9,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from jailbridge.config.settings import TailSettings
+from jailbridge.model.event import MAX_LINE
 from jailbridge.tailer import Follower
-from jailbridge.tailer.opened import MAX_LINE, cut
+from jailbridge.tailer.opened import cut
 
 LINES = st.lists(st.binary(max_size=300).map(lambda text: text.replace(b"\n", b"")), max_size=30)
 
@@ -21,7 +24,7 @@ def test_any_cut_into_writes_and_readings_gives_the_same_lines(lines: list[bytes
     text = b"".join(line + b"\n" for line in lines)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "history"
-        follower = Follower(path, None, from_end=True)
+        follower = Follower(TailSettings(path=path), path, None, from_end=True)
         got: list[bytes] = []
         while text:
             size = data.draw(st.integers(1, len(text)), label="write")
@@ -41,7 +44,8 @@ def test_any_cut_into_writes_and_readings_gives_the_same_lines(lines: list[bytes
 )
 def test_a_cut_accounts_for_every_byte(pieces: list[bytes], limit: int, at_line_start: bool) -> None:
     data = b"\n".join(pieces)
-    lines, done, refused = cut(data, limit, at_line_start=at_line_start)
+    places, texts, done, refused = cut(data, limit, 7, at_line_start=at_line_start)
+    lines = [(place - 7, text) for place, text in zip(places, texts, strict=True)]
     assert 0 <= done <= len(data)
     assert len(lines) <= limit
     for at, text in lines:
@@ -82,7 +86,7 @@ class Interrupted(RuleBasedStateMachine):
         self.is_dated = is_dated
         if exists:
             self.path.write_bytes(b"before\n")
-        self.follower = Follower(self.path, None, from_end=True)
+        self.follower = Follower(TailSettings(path=self.path), self.path, None, from_end=True)
 
     def _drain(self) -> None:
         self.got += _read(self.follower, 10_000, limit=100)
@@ -129,6 +133,22 @@ class Interrupted(RuleBasedStateMachine):
         if create:
             self.path.touch()
 
+    @rule(of=st.integers(0, 3))
+    def compress(self, of: int) -> None:
+        """Compress a rotated file, as gzip does: the new one has the old one's time, then the old one goes."""
+        position = self.follower.position
+        if position is None or (position.offset == 0 and not position.head):
+            # Where nothing was ever read, a packed file cannot be told from an old one.
+            self._drain()
+        plain = sorted(file for file in self.folder.iterdir() if file != self.path and file.suffix != ".gz")
+        if plain:
+            file = plain[of % len(plain)]
+            packed = Path(f"{file}.gz")
+            packed.write_bytes(gzip.compress(file.read_bytes()))
+            status = file.stat()
+            os.utime(packed, ns=(status.st_atime_ns, status.st_mtime_ns))
+            file.unlink()
+
     @rule()
     def copytruncate(self) -> None:
         if not self.path.exists():
@@ -144,9 +164,9 @@ class Interrupted(RuleBasedStateMachine):
         if self.is_dated:
             self.days += 1
             return self.folder / f"history-{20261101 + self.days}"
-        present = sorted((int(file.suffix[1:]) for file in self.folder.glob("history.*")), reverse=True)
-        for number in present:
-            (self.folder / f"history.{number}").rename(self.folder / f"history.{number + 1}")
+        present = sorted(((int(file.name.split(".")[1]), file) for file in self.folder.glob("history.*")), reverse=True)
+        for number, file in present:
+            file.rename(self.folder / file.name.replace(f".{number}", f".{number + 1}"))
         return self.folder / "history.1"
 
     @rule()
@@ -170,7 +190,7 @@ class Interrupted(RuleBasedStateMachine):
     def restart(self) -> None:
         position = self.follower.position
         self.follower.close()
-        self.follower = Follower(self.path, position, from_end=True)
+        self.follower = Follower(TailSettings(path=self.path), self.path, position, from_end=True)
 
     @invariant()
     def nothing_twice_and_nothing_skipped(self) -> None:

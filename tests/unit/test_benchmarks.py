@@ -62,3 +62,10 @@ def test_the_table_gives_the_ratio_first_and_each_sides_spread(figures: Any) -> 
 def test_no_ratio_to_nothing(figures: Any) -> None:
     sides = {"ours": [{"missed_n": 1.0}], "theirs": [{"missed_n": 0.0}]}
     assert "| missed | - | 1 | 0 |" in figures.table(figures.Row(name="x", what="y", sides=sides))
+
+
+def test_fail2ban_regex_says_how_many_lines_it_matched_and_how_long_it_took(figures: Any) -> None:
+    report = "...\nLines: 100 lines, 0 ignored, 98 matched, 2 missed\n[processed in 2.25 sec]\n\n"
+    assert figures.matched(report) == (98, 2.25)
+    with pytest.raises(ValueError, match="not what fail2ban-regex reports"):
+        figures.matched("ERROR: no such filter")

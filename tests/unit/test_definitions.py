@@ -91,7 +91,7 @@ def test_allowed_networks_and_loopback_are_ignored() -> None:
     assert {"127.0.0.0/8", "::1", "192.0.2.7", "2001:db8::/32"} <= set(ignored)
 
 
-@pytest.mark.parametrize("path", ["/log/100%", "/log/%(known)s", "/log/a b", "/log/[x]*?", "/log/$(reboot)", "/log/ü"])
+@pytest.mark.parametrize("path", ["/log/100%", "/log/%(known)s", "/log/a b", "/[x]*?/log", "/log/$(reboot)", "/log/ü"])
 def test_a_path_reaches_fail2ban_as_it_is(path: str, tmp_path: Path) -> None:
     value = jail(settings(tail=[{"path": path}]))["logpath"]
     name, _, place = value.rpartition(" ")
@@ -99,8 +99,21 @@ def test_a_path_reaches_fail2ban_as_it_is(path: str, tmp_path: Path) -> None:
     target = tmp_path / path.lstrip("/")
     target.parent.mkdir()
     target.touch()
-    (tmp_path / "log/decoy").touch()
+    (tmp_path / "xyz").mkdir()
+    (tmp_path / "xyz/log").touch()
+    (target.parent / "decoy").touch()
     assert [str(found) for found in tmp_path.glob(name.lstrip("/"))] == [str(target)]
+
+
+def test_a_pattern_stays_one_for_fail2ban() -> None:
+    assert jail(settings(tail=[{"path": "/log/100%*.history"}]))["logpath"] == "/log/100%*.history head"
+
+
+def test_what_fail2ban_cannot_follow_is_left_out() -> None:
+    tails = [{"journal": "portsentry"}, {"path": "/log/kern", "format": "kernel", "prefixes": ["scan: "]}]
+    assert jail(settings(tail=[{"path": "/log/history"}, *tails]))["logpath"] == "/log/history head"
+    with pytest.raises(FatalError, match="no \\[\\[tail\\]\\] is in a format that fail2ban can read"):
+        render(settings(tail=tails))
 
 
 @pytest.mark.parametrize("path", ["/log\nbantime = 1", "/log\r", "/a ; b", "/a # b", "/<HOST>", "/a\0b", "/a\u2028b"])

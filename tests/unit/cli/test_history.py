@@ -1,8 +1,12 @@
+import bz2
 import contextlib
+import gzip
 import json
+import lzma
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -10,10 +14,9 @@ from typing import Any
 
 import pytest
 
-from jailbridge.cli.history import MAX_LINE, event_answer, events
+from jailbridge.cli.history import check, convert, event_answer, events, stats
 from jailbridge.errors import GiveUp
-from jailbridge.model.event import Dialect, Kind, Protocol, ScanEvent
-from jailbridge.tailer import opened
+from jailbridge.model.event import MAX_LINE, Dialect, Kind, Protocol, ScanEvent
 
 LINE_1 = b"1795329128 - 11/22/2026 06:32:08 Host: scanner.example/192.0.2.7 Port: 23 TCP Blocked"
 LINE_2 = (
@@ -84,10 +87,6 @@ def test_a_last_line_without_an_end_is_read_too(path: Path, capsys: pytest.Captu
     assert [one["line"] for one in told(capsys)[0]] == [1, 2]
 
 
-def test_the_longest_line_is_what_the_tailer_takes() -> None:
-    assert MAX_LINE == opened.MAX_LINE
-
-
 @pytest.mark.parametrize("over", [0, 1, 2, 3, MAX_LINE, 10 * MAX_LINE])
 def test_a_line_that_is_too_long_is_one_refused_line(path: Path, over: int, capsys: pytest.CaptureFixture[str]) -> None:
     path.write_bytes(b"x" * (MAX_LINE + over) + b"\n" + LINE_1 + b"\n")
@@ -97,6 +96,125 @@ def test_a_line_that_is_too_long_is_one_refused_line(path: Path, over: int, caps
     assert len(refused) == 2
     assert (f"longer than {MAX_LINE} bytes" in refused[0]) is (over > 0)
     assert len(refused[0]) < 400
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress])
+def test_a_packed_file_is_read_as_what_it_holds(
+    tmp_path: Path, pack: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = tmp_path / f"history.1.{ {gzip.compress: 'gz', lzma.compress: 'xz'}.get(pack, 'bz2') }"
+    packed.write_bytes(pack((LINE_1 + b"\n") * 3000))
+    events(packed, True)
+    assert [one["line"] for one in told(capsys)[0]] == list(range(1, 3001))
+    packed.write_bytes(pack((LINE_1 + b"\n") * 3000)[:-20])
+    with pytest.raises(GiveUp, match="cannot be read: "):
+        events(packed, True)
+    packed.write_bytes(b"no such thing")
+    with pytest.raises(GiveUp, match="cannot be read: "):
+        events(packed, True)
+
+
+def test_lines_of_other_programs_in_a_system_log_are_passed_over(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = b"attackalert: TCP SYN/Normal scan from host: 192.0.2.7/192.0.2.7 to TCP port: 11"
+    path.write_bytes(b"Nov 22 06:30:59 host sshd[1]: hello\nNov 22 06:30:59 host portsentry[12]: " + scan + b"\n")
+    events(path, True)
+    shown, refused = told(capsys)
+    assert [(one["line"], one["address"], one["dialect"]) for one in shown] == [(2, "192.0.2.7", "syslog")]
+    assert refused == []
+
+
+def test_check_says_of_each_line_what_it_is(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = b"\x1b[2J\xff" + LINE_1
+    earlier = LINE_1.replace(b"1795329128", b"1795329100")
+    future = LINE_1.replace(b"1795329128", b"9999999999")
+    long = b"x" * (MAX_LINE + 1)
+    path.write_bytes(b"\n".join([LINE_1, LINE_2, earlier, hostile, long, future + b"\r", b"\0" + LINE_1, LINE_1]))
+    assert check(path, True) == 2
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["lines"], answer["half_line"], answer["mixed"]) == (8, True, True)
+    assert answer["accepted"] == {"1.2": {"lines": 4, "first": 1}, "2": {"lines": 1, "first": 2}}
+    assert {one["reason"]: [line["line"] for line in one["examples"]] for one in answer["refused"]} == {
+        f"longer than {MAX_LINE} bytes": [5],
+        "not a line of PortSentry's history (either dialect)": [4, 7],
+    }
+    assert {name: answer[name] for name in ("nul", "carriage_return", "not_utf8", "backwards", "future")} == {
+        "nul": {"lines": 1, "first": 7},
+        "carriage_return": {"lines": 1, "first": 6},
+        "not_utf8": {"lines": 1, "first": 4},
+        "backwards": {"lines": 2, "first": 3},
+        "future": {"lines": 1, "first": 6},
+    }
+    check(path, False)
+    shown = capsys.readouterr().out
+    assert all(line.isprintable() for line in shown.splitlines())
+    assert "line 4: '\\x1b[2J\\xff1795329128" in shown
+    assert "the last line has no end" in shown
+
+
+def test_check_of_a_file_that_is_in_order_says_so_with_its_exit_code(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path.write_bytes((LINE_1 + b"\n") * 20000)
+    assert check(path, False) == 0
+    shown = capsys.readouterr().out
+    assert f"{path}: 20000 lines" in shown
+    assert "note" not in shown
+    assert check(path, False, "portsentry-2") == 2
+
+
+def test_stats_counts_who_where_and_when(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path.write_bytes(b"\n".join([*[LINE_1] * 3, LINE_2, LINE_1.replace(b"Port: 23", b"Port: 24"), b"junk", b""]))
+    stats(path, True, 1)
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["lines"], answer["events"], answer["refused"], answer["foreign"]) == (6, 5, 1, 0)
+    assert answer["sources"]["held"] == 2
+    assert answer["sources"]["top"] == [{"address": "192.0.2.7", "lines": 4, "at_most": 4, "ports": 2}]
+    assert answer["ports"] == [{"protocol": "tcp", "port": 23, "lines": 3}]
+    assert (answer["kinds"], answer["dialects"]) == ({"unknown": 4, "udp": 1}, {"1.2": 4, "2": 1})
+    assert answer["timeline"] == {
+        "bucket_s": 1,
+        "buckets": [{"from": "2026-11-22T06:32:08+00:00", "lines": 5}],
+    }
+    stats(path, False, 1)
+    shown = capsys.readouterr().out
+    assert "192.0.2.7      4      2" in shown
+    assert "2026-11-22T06:32:08 5 ███" in shown
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_stats_of_no_events_is_an_answer_too(path: Path, as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    path.write_bytes(b"junk\n")
+    stats(path, as_json, 10)
+    assert "1" in capsys.readouterr().out
+
+
+def test_convert_writes_the_lines_and_says_what_is_lost(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ignored = LINE_2.replace(b"ignored: [false]", b"ignored: [true]")
+    waiting = LINE_2.replace(b"triggered: [true]", b"triggered: [false]")
+    path.write_bytes(b"\n".join([LINE_2, ignored, b"junk", waiting, LINE_1, b""]))
+    assert convert(path, "1.2") == 2
+    out, err = capsys.readouterr()
+    assert [line.partition(" Host: ")[2] for line in out.splitlines()] == [
+        "2001:db8::7/2001:db8::7 Port: 53 UDP Blocked",
+        "192.0.2.7/192.0.2.7 Port: 23 TCP Blocked",
+    ]
+    for said in (
+        "5 lines read, 2 written",
+        "1 left out: ignored",
+        "1 left out: not triggered",
+        "1 changed: kind: udp → unknown",
+        "1 changed: time: milliseconds → -",
+        "1 lines refused",
+    ):
+        assert said in err
+
+
+def test_convert_of_nothing_refused_is_a_success(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path.write_bytes(LINE_1 + b"\n")
+    assert convert(path, "2") == 0
+    assert "ignored: [false] triggered: [true]" in capsys.readouterr().out
 
 
 def test_an_empty_file_has_no_events(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,3 +271,51 @@ def test_json_at_a_terminal_is_whole_lines(path: Path) -> None:
     path.write_bytes((LINE_1 + b"\n") * 300)
     _, seen = run_at_terminal(path, "stdout")
     assert [json.loads(line)["line"] for line in seen.splitlines()] == list(range(1, 301))
+
+
+KERNEL = (
+    b"Nov 22 06:30:59 host kernel: [ 12.345678] portscan: IN=eth0 OUT= MAC= SRC=192.0.2.7 DST=198.51.100.1 LEN=44 "
+    b"TOS=0x00 PREC=0x00 TTL=64 ID=1 PROTO=TCP SPT=4321 DPT=23 WINDOW=1024 RES=0x00 SYN URGP=0 \n"
+)
+
+
+@pytest.mark.parametrize("form", ["auto", "kernel"])
+def test_the_kernel_is_believed_for_the_prefixes_that_are_named(
+    path: Path, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path.write_bytes(KERNEL + KERNEL.replace(b"portscan: ", b"other: "))
+    events(path, True, form, ["portscan: "])
+    shown, refused = told(capsys)
+    assert [(one["line"], one["kind"], one["dialect"]) for one in shown] == [(1, "syn", "kernel")]
+    assert refused == []
+    assert check(path, True, form, ["portscan: "]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["foreign"] == {"lines": 1, "first": 2}
+
+
+def test_a_kernel_line_is_no_line_of_1_2_and_bans_nobody_in_2(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path.write_bytes(KERNEL)
+    assert convert(path, "1.2", "auto", ["portscan: "]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "1 left out: does not tell whether it triggered" in err
+    assert convert(path, "2", "auto", ["portscan: "]) == 0
+    assert "ignored: [unset] triggered: [unset]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("form", "prefixes", "said"),
+    [
+        ("kernel", [], "reads no line without --prefix"),
+        ("portsentry-1.2", ["scan: "], "leave one out"),
+        ("auto", [""], "is no prefix"),
+        ("auto", ["ä"], "is no prefix"),
+    ],
+)
+@pytest.mark.parametrize("command", [events, check])
+def test_prefixes_that_make_no_sense_are_an_error(
+    path: Path, command: Callable[..., object], form: str, prefixes: list[str], said: str
+) -> None:
+    path.touch()
+    with pytest.raises(GiveUp, match=said):
+        command(path, True, form, prefixes)

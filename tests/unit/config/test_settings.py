@@ -5,7 +5,8 @@ import pytest
 
 from jailbridge.config import Settings, parse
 from jailbridge.config.load import ConfigError
-from jailbridge.config.settings import EvidenceRule, HistoryDialect, SensorMode, TailFormat, TailSettings, Watch
+from jailbridge.config.settings import EvidenceRule, HistoryDialect, SensorMode, TailSettings, Watch
+from jailbridge.model.event import TailFormat
 from jailbridge.model.network import parse_network
 from jailbridge.model.plan import External
 
@@ -30,6 +31,7 @@ DOCUMENTED = """
     [[tail]]                         # default: the history above
     path = "/var/lib/portsentry/portsentry.history"
     format = "auto"                  # auto | portsentry-1.2 | portsentry-2 | syslog | kernel
+    prefixes = []                    # of the kernel's LOG rules to believe
     watch = "auto"                   # auto | watchdog | pyinotify | poll
     evidence = "auto"                # auto | handshake | spoofable
     [policy]
@@ -41,6 +43,7 @@ DOCUMENTED = """
     repeat_memory = "90d"            # if it comes again within this
     allow = []                       # networks never banned
     allow_files = ["/etc/portsentry/portsentry.ignore.static", "/etc/portsentry/portsentry.ignore"]
+    hosts_allow = "/etc/hosts.allow"
     ipv6_prefix = 64                 # an IPv6 source is banned with its network of this size
     max_new_bans_per_minute = 50000  # the brake on log-driven bans; operators' are never braked
     max_new_spoofable_per_minute = 600
@@ -101,6 +104,7 @@ def test_every_key_of_the_settings_is_documented() -> None:
     default = Settings().model_dump()
     default["policy"].pop("network")  # its documented form is no default, and stands below
     default["respond"].pop("command")
+    default["tail"][0].pop("journal")  # stands instead of a path
     assert documented == default
 
 
@@ -114,13 +118,6 @@ def test_a_network_of_its_own_duration_is_read() -> None:
     ("text", "key", "remedy"),
     [
         ('[sensor]\nmode = "kernel"', "sensor.mode", 'use "stealth", "connect" or "off"'),
-        ('[[tail]]\npath = "/var/log/syslog"\nformat = "syslog"', "tail.0.format", 'use "auto" or a portsentry format'),
-        (
-            '[[tail]]\npath = "/var/log/kern.log"\nformat = "kernel"',
-            "tail.0.format",
-            'use "auto" or a portsentry format',
-        ),
-        ('[[tail]]\npath = "/var/log/*.history"', "tail.0.path", "name the file"),
         ('[stores.hosts_deny]\nform = "file"', "stores.hosts_deny.form", 'use "lines"'),
         ('[stores.firewall]\nbackend = "ipset"', "stores.firewall.backend", 'use "auto" or "nftables"'),
         ('[stores.firewall]\nbackend = "iptables"', "stores.firewall.backend", 'use "auto" or "nftables"'),
@@ -192,6 +189,14 @@ def test_a_value_of_the_wrong_type_is_a_problem(text: str, key: str, said: str) 
         ('[[tail]]\nwatch = "poll"', "tail.0.path"),
         ('[[tail]]\npath = "/a"\n[[tail]]\npath = "/a"', "tail.1.path"),
         ('[[tail]]\npath = "/a\\u2028b"', "tail.0.path"),
+        ('[[tail]]\npath = "/a"\njournal = "portsentry"', "tail.0.path"),
+        ('[[tail]]\npath = "/var/*/a.history"', "tail.0.path"),
+        ('[[tail]]\npath = "/a/*"\n[[tail]]\npath = "/a/*"', "tail.1.path"),
+        ('[[tail]]\njournal = "a"\n[[tail]]\njournal = "a"', "tail.1.journal"),
+        ('[[tail]]\njournal = ""', "tail.0.journal"),
+        ('[[tail]]\njournal = "--file=/x"', "tail.0.journal"),
+        ('[[tail]]\njournal = "a b"', "tail.0.journal"),
+        ('[[tail]]\njournal = "a"\nwatch = "poll"', "tail.0.watch"),
         ('[policy]\nallow_files = ["/a", "/b\\tc"]', "policy.allow_files.1"),
         ('[policy]\nban_for = "long"', "policy.ban_for"),
         ("[policy]\nrepeat_factor = 0", "policy.repeat_factor"),
@@ -273,6 +278,19 @@ def test_a_given_tail_replaces_the_default_one() -> None:
         ),
         TailSettings(path=Path("/b")),
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "is_pattern"),
+    [
+        ('path = "/var/log/portsentry/*.history"', "/var/log/portsentry/*.history", True),
+        ('path = "/var/log/portsentry.history"', "/var/log/portsentry.history", False),
+        ('journal = "portsentry"', "journal:portsentry", False),
+    ],
+)
+def test_a_tail_is_a_file_or_a_pattern_or_a_name_in_the_journal(text: str, name: str, is_pattern: bool) -> None:
+    (tail,) = parse(f"[[tail]]\n{text}", "x").tail
+    assert (tail.name, tail.is_pattern) == (name, is_pattern)
 
 
 def test_text_becomes_exact_types() -> None:

@@ -163,3 +163,110 @@ def test_status_tells_the_problem(operations: Operations, tmp_path: Path) -> Non
     (tmp_path / "allowed").write_text("nonsense\n")
     (problem,) = asked(operations.status())["problems"]
     assert "allowed:1" in problem
+
+
+# What an operator allows
+
+
+def test_what_is_allowed_ends_every_ban_that_touches_it_but_a_forced_one(
+    operations: Operations, tmp_path: Path
+) -> None:
+    operations.ban(["100.64.0.0/10", "203.0.113.7", "203.0.113.8", "198.51.100.1"])
+    operations.ban(["203.0.113.9"], force=True)
+    answer = asked(operations.allow_add(["203.0.113.0/24", "100.64.2.3"], "ours"))
+    assert set(answer["unbanned"]) == {"100.64.0.0/10", "203.0.113.7", "203.0.113.8"}
+    assert answer["forced"] == ["203.0.113.9"]
+    assert live(operations) == {"198.51.100.1", "203.0.113.9"}
+    assert "203.0.113.7" not in (tmp_path / "hosts.deny").read_text()
+    with pytest.raises(GiveUp, match=r"203\.0\.113\.0/24 is exempt: jailbridge allow \(ours\)"):
+        operations.ban(["203.0.113.7"])
+
+
+def test_what_is_allowed_no_more_can_be_banned(operations: Operations) -> None:
+    operations.allow_add(["203.0.113.0/24"])
+    answer = asked(operations.allow_remove(["203.0.113.0/24", "203.0.113.7", "192.0.2.0/28"]))
+    assert answer == {"removed": ["203.0.113.0/24"], "not_there": ["203.0.113.7", "192.0.2.0/28"]}
+    operations.ban(["203.0.113.7"])
+    assert live(operations) == {"203.0.113.7"}
+
+
+def test_one_bad_network_allows_none(operations: Operations) -> None:
+    with pytest.raises(ParseError):
+        operations.allow_add(["203.0.113.0/24", "203.0.113.256"])
+    assert not operations.ledger.orders.allowed
+
+
+def test_the_list_of_the_allowed_names_every_source(operations: Operations, tmp_path: Path) -> None:
+    (tmp_path / "allowed").write_text("198.51.100.0/24\n")
+    operations.allow_add(["203.0.113.7"], "ours")
+    rows = cast("list[dict[str, Any]]", operations.allow_list())
+    assert {(row["network"], row["source"], row["reason"], row["since"]) for row in rows} >= {
+        ("203.0.113.7", "jailbridge allow", "ours", "2026-11-22T06:30:00Z"),
+        ("192.0.2.0/28", "policy.allow", None, None),
+        ("198.51.100.0/24", f"{tmp_path}/allowed:1", None, None),
+    }
+
+
+# Explain
+
+
+def test_an_address_that_nobody_saw_is_explained_as_such(operations: Operations) -> None:
+    assert asked(operations.explain("203.0.113.7")) == {
+        "address": "203.0.113.7",
+        "network": "203.0.113.7",
+        "banned": None,
+        "exempt": [],
+        "problem": None,
+        "ended": None,
+        "stores": {"hosts_deny": "absent", "firewall": "disabled", "fail2ban": "disabled"},
+        "story": [],
+    }
+
+
+def test_a_host_within_a_banned_network_is_explained_by_that(operations: Operations) -> None:
+    operations.ban(["2001:db8::/64"], "1h", "a reason")
+    answer = asked(operations.explain("2001:db8::7"))
+    assert answer["network"] == "2001:db8::/64"
+    assert answer["banned"]["until"] == "2026-11-22T07:30:00Z"
+    assert answer["stores"]["hosts_deny"] == "present"
+    assert ("banned", "a reason, until 2026-11-22T07:30:00Z") in [(t["what"], t["detail"]) for t in answer["story"]]
+
+
+def test_every_exemption_is_named_with_its_source(operations: Operations, tmp_path: Path) -> None:
+    (tmp_path / "allowed").write_text("192.0.2.3\n")
+    operations.allow_add(["192.0.2.0/24"], "ours")
+    assert asked(operations.explain("192.0.2.3"))["exempt"] == [
+        {"network": "192.0.2.0/28", "why": "policy.allow", "permanent": True},
+        {"network": "192.0.2.3", "why": f"{tmp_path}/allowed:1", "permanent": True},
+        {"network": "192.0.2.0/24", "why": "jailbridge allow (ours)", "permanent": True},
+    ]
+    assert asked(operations.explain("127.0.0.1"))["exempt"][0]["why"] == "loopback"
+
+
+def test_an_end_is_explained_and_what_a_store_holds_all_the_same(operations: Operations, tmp_path: Path) -> None:
+    operations.ban(["203.0.113.7"])
+    before = (tmp_path / "hosts.deny").read_bytes()
+    operations.unban(["203.0.113.7"])
+    answer = asked(operations.explain("203.0.113.7"))
+    assert (answer["banned"], answer["stores"]["hosts_deny"]) == (None, "absent")
+    assert answer["ended"] == {
+        "network": "203.0.113.7", "time": "2026-11-22T06:30:00Z", "why": "operator", "bans": 0
+    }  # fmt: skip
+    (tmp_path / "hosts.deny").write_bytes(before)
+    assert asked(operations.explain("203.0.113.7"))["stores"]["hosts_deny"] == "present"
+
+
+# Pause
+
+
+def test_a_pause_is_shown_and_ends_by_itself(operations: Operations, clock: Clock) -> None:
+    operations.ban(["203.0.113.7"])
+    assert asked(operations.pause("10m"))["until"] == "2026-11-22T06:40:00Z"
+    status = asked(operations.status())
+    assert (status["paused"], status["paused_until"], status["bans"]) == (True, "2026-11-22T06:40:00Z", 1)
+    clock.now += timedelta(minutes=10)
+    assert operations.ledger.next_end == clock.now
+    operations.settle(patient=True)
+    assert asked(operations.status())["paused"] is False
+    assert operations.ledger.orders.pause_ends is None
+    assert not asked(operations.resume())["was_paused"]

@@ -115,6 +115,10 @@ def test_an_epoch_has_ten_digits(epoch: bytes) -> None:
         b"2026-11-22T06:32:08.215+9999",
         b"0001-01-01T00:00:00.000+1400",
         b"0000-11-22T06:32:08.215+0000",
+        b"2026-11-22T24:00:00.000+0000",
+        b"2026-11-22T06:32:60.000+0000",
+        b"2026-11-22T06:32:08.215+0060",
+        b"2026-11-22T06:32:08.215-2400",
     ],
 )
 def test_an_impossible_time_is_refused(time: bytes) -> None:
@@ -214,3 +218,15 @@ def test_a_long_hostile_line_is_refused_at_once(line: bytes, filling: bytes) -> 
 def test_other_lines_are_refused(line: bytes) -> None:
     with pytest.raises(ParseError, match="not a line of PortSentry's history"):
         parse(line)
+
+
+def test_more_sources_than_are_remembered_are_read_right() -> None:
+    sources = [f"10.{n >> 8}.{n & 255}.7" for n in range(5000)] * 2
+    assert [str(parse(LINE_1.replace(b"192.0.2.7", each.encode()))[0].address) for each in sources] == sources
+
+
+@pytest.mark.parametrize("refused", [b"192.0.2.07", b"fe80::7%"])
+def test_a_refused_address_stays_refused(refused: bytes) -> None:
+    for _ in range(2):
+        with pytest.raises(ParseError):
+            parse(LINE_1.replace(b"192.0.2.7", refused))

@@ -359,7 +359,6 @@ def test_a_full_disk_is_one_line_and_changes_nothing(ledger: Ledger, path: Path)
 
 def test_a_ledger_that_fails_while_read_is_one_line(path: Path) -> None:
     with Ledger(path) as ledger:
-        ledger.record([ban("192.0.2.7")], now=NOW)
         other = sqlite3.connect(path)
         with other:
             for table in ("tombstone", "placement", "store", "position", "feed", "meta"):

@@ -7,11 +7,11 @@ from jailbridge.config.settings import DEFAULT_ALLOW_FILES, PolicySettings
 from jailbridge.errors import ParseError, RetryLater
 from jailbridge.model.network import network_text
 from jailbridge.policy import allow
-from jailbridge.policy.allow import allowed, parse_list
+from jailbridge.policy.allow import AllowList, allow_lists, allowed, parse_list
 
 
-def settings(*paths: Path, networks: tuple[str, ...] = ()) -> PolicySettings:
-    return PolicySettings.model_validate({"allow": networks, "allow_files": paths})
+def settings(*paths: Path, networks: tuple[str, ...] = (), **others: object) -> PolicySettings:
+    return PolicySettings.model_validate({"allow": networks, "allow_files": paths, **others})
 
 
 def entries(*paths: Path, networks: tuple[str, ...] = ()) -> list[tuple[str, str]]:
@@ -94,10 +94,10 @@ def test_default_files_may_be_missing_and_named_ones_may_not(path: Path) -> None
 def test_a_link_into_the_void_is_not_a_missing_default_file(path: Path) -> None:
     path.symlink_to(path.with_name("not-mounted"))
     assert "is not there" in refusal(path)
-    with pytest.raises(RetryLater, match="is not there"):
-        allow._read(path, may_be_missing=True)
+    problem = allow._list(path, "", allow._allow_file, may_be_missing=True).problem
+    assert problem == f"{path} is not there; nobody new is banned until it is"
     path.unlink()
-    assert allow._read(path, may_be_missing=True) == []
+    assert allow._list(path, "", allow._allow_file, may_be_missing=True) == AllowList(where=str(path))
 
 
 def test_one_bad_file_is_enough(path: Path, tmp_path: Path) -> None:
@@ -133,3 +133,38 @@ def test_a_list_of_the_command_line_has_the_same_form() -> None:
     ]
     with pytest.raises(ParseError, match=r"^bans:2: 'x' is not an IP address"):
         list(parse_list("192.0.2.7\nx\n", "bans"))
+
+
+# hosts.allow
+
+
+def test_a_hosts_allow_allows_what_it_lets_in_to_everything(path: Path) -> None:
+    path.write_text("# x\nALL: 192.0.2.0/24 2001:db8::7\nsshd: 198.51.100.7\nALL: 203.0.113.7, [2001:db8::]/32\n")
+    *_, read = allow_lists(settings(hosts_allow=path))
+    assert [(network_text(network), where) for network, where in read.networks] == [
+        ("203.0.113.7", f"{path}:4"),
+        ("2001:db8::/32", f"{path}:4"),
+    ]
+    first, second = read.not_obeyed
+    assert first.startswith(f"{path}:2 is not obeyed: it has an option other than ALLOW: 'db8, , 7")
+    assert second == f"{path}:3 is not obeyed: it is for 'sshd', and not for ALL"
+    assert allowed(settings(hosts_allow=path)) == list(read.networks)
+
+
+def test_a_hosts_allow_that_is_named_and_cannot_be_read_holds_back_bans(tmp_path: Path) -> None:
+    for path, why in ((tmp_path / "x", "is not there"), (tmp_path, "cannot be read: Is a directory")):
+        with pytest.raises(RetryLater, match=f"^{path} {why}; nobody new is banned until it"):
+            allowed(settings(hosts_allow=path))
+
+
+def test_every_list_is_told_of_though_one_cannot_be_read(path: Path, tmp_path: Path) -> None:
+    path.write_text("192.0.2.7\n")
+    missing, hosts_allow = tmp_path / "missing", tmp_path / "hosts.allow"
+    hosts_allow.write_text("ALL: 192.0.2.8\n")
+    told = list(allow_lists(settings(missing, path, networks=("10.0.0.0/8",), hosts_allow=hosts_allow)))
+    assert [(one.where, len(one.networks), one.problem is None) for one in told] == [
+        ("policy.allow", 1, True),
+        (str(missing), 0, False),
+        (str(path), 1, True),
+        (str(hosts_allow), 1, True),
+    ]

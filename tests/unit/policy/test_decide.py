@@ -1,15 +1,17 @@
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from itertools import permutations
 
 import pytest
 
 from jailbridge.config.settings import EvidenceRule, PolicySettings, SensorMode
-from jailbridge.model.ban import Ban, Decision, EndReason, Origin, ReadMark, Tombstone
+from jailbridge.model.ban import Ban, Decision, EndReason, Origin, ReadMark, Sightings, Tombstone
 from jailbridge.model.event import Dialect, Evidence, Kind, LogLine, Protocol, ScanEvent
 from jailbridge.model.network import network_text, parse_network
 from jailbridge.model.plan import ObservedBan
-from jailbridge.policy.decide import Past, adopted, ban_end, banned_network, decide, evidence_of
+from jailbridge.policy.decide import Past, adopted, ban_end, decide, evidence_of, source_of
 from jailbridge.policy.exempt import Exemption, Exemptions
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -45,7 +47,9 @@ def decision(
     policy: PolicySettings | None = None,
     exemptions: Exemptions = NOBODY,
 ) -> Decision:
-    return decide(seen, dialect, LINE, evidence, past or Past(), policy or rules(), exemptions, NOW)
+    policy = policy or rules()
+    source = source_of(seen.address, policy, exemptions)
+    return decide(seen, dialect, LINE, evidence, source, past or Past(), policy, NOW)
 
 
 def made(given: Decision) -> Ban:
@@ -116,12 +120,15 @@ def test_a_source_is_banned_with_its_network_unless_somebody_exempt_is_in_it(
     address: str, around: str | None, network: str
 ) -> None:
     exemptions = NOBODY if around is None else exempt(around, permanent=False)
-    assert network_text(banned_network(event(address), rules(), exemptions)) == network
+    assert network_text(source_of(event(address).address, rules(), exemptions).network) == network
 
 
 def test_the_size_of_an_ipv6_network_is_a_setting() -> None:
-    assert str(banned_network(event("2001:db8:1:2::7"), rules(ipv6_prefix=48), NOBODY)) == "2001:db8:1::/48"
-    assert str(banned_network(event("2001:db8:1:2::7"), rules(ipv6_prefix=128), NOBODY)) == "2001:db8:1:2::7/128"
+    assert str(source_of(event("2001:db8:1:2::7").address, rules(ipv6_prefix=48), NOBODY).network) == "2001:db8:1::/48"
+    assert (
+        str(source_of(event("2001:db8:1:2::7").address, rules(ipv6_prefix=128), NOBODY).network)
+        == "2001:db8:1:2::7/128"
+    )
 
 
 # How long
@@ -224,6 +231,7 @@ def test_a_ban_keeps_what_it_was_made_for() -> None:
         file="/log",
         offset=1000,
         line="the line \\xff",
+        seen=Sightings(NOW, NOW, 1, ("tcp/23",)),
     )
     assert made(decision(event(kind=Kind.UNKNOWN))).reason == "scan, port tcp/23"
 
@@ -304,12 +312,61 @@ def test_proof_makes_a_forgeable_ban_longer_and_keeps_its_beginning() -> None:
 @pytest.mark.parametrize("until", [NOW + HOUR, NOW + 2 * HOUR, None])
 def test_proof_never_ends_a_ban_earlier(until: datetime | None) -> None:
     past = Past(standing=standing(until=until))
-    assert decision(event(), evidence=HANDSHAKE, past=past, policy=rules(ban_for="1h")).ban is None
+    assert made(decision(event(), evidence=HANDSHAKE, past=past, policy=rules(ban_for="1h"))).until == until
 
 
 def test_an_operators_ban_is_left_as_it_is() -> None:
     past = Past(standing=standing(until=NOW + MINUTE, evidence=None, origin=Origin.OPERATOR))
     assert decision(event(), evidence=HANDSHAKE, past=past).ban is None
+    assert decision(event(time=NOW - DAY / 2), past=past).ban is None
+
+
+def test_proof_never_makes_a_ban_longer_whose_length_a_network_fixes() -> None:
+    policy = rules(network=[{"network": "192.0.2.0/24", "ban_for": "10m"}])
+    past = Past(standing=standing(until=NOW + MINUTE))
+    ban = made(decision(event(), evidence=HANDSHAKE, past=past, policy=policy))
+    assert (ban.until, ban.evidence) == (NOW + MINUTE, HANDSHAKE)
+
+
+@pytest.mark.parametrize("until", [NOW + 9 * DAY, None])
+def test_proof_is_kept_though_it_makes_a_ban_no_longer(until: datetime | None) -> None:
+    ban = made(
+        decision(event(), evidence=HANDSHAKE, past=Past(standing=standing(until=until)), policy=rules(ban_for="1h"))
+    )
+    assert (ban.until, ban.since, ban.evidence, ban.reason) == (until, NOW - HOUR, HANDSHAKE, "syn scan, port tcp/23")
+
+
+def test_a_longer_ban_inside_a_wider_one_is_a_ban_of_its_own_but_no_other_is() -> None:
+    wider = replace(standing(until=NOW + HOUR, origin=Origin.STORE), network=parse_network("192.0.2.0/24"))
+    proven = decision(event(), evidence=HANDSHAKE, past=Past(standing=wider))
+    assert network_text(made(proven).network) == "192.0.2.7"
+    short = decision(event(), evidence=HANDSHAKE, past=Past(standing=wider), policy=rules(ban_for="1m"))
+    assert (short.ban, short.merges) == (None, True)
+
+
+# Lines of one second are in no order
+
+
+@pytest.mark.parametrize("ban_for", ["1h", "permanent"])
+def test_what_comes_first_in_a_second_does_not_change_the_end(ban_for: str) -> None:
+    policy = rules(ban_for=ban_for)
+    ends = set()
+    for order in permutations([(SPOOFABLE, 100), (HANDSHAKE, 200), (SPOOFABLE, 900)]):
+        ban = None
+        for evidence, ms in order:
+            seen = event(time=NOW - HOUR / 2 + timedelta(milliseconds=ms))
+            ban = decision(seen, evidence=evidence, past=Past(standing=ban), policy=policy).ban or ban
+        assert ban is not None
+        ends.add((ban.since, ban.until, ban.evidence))
+    lasting = None if ban_for == "permanent" else NOW - HOUR / 2 + DAY
+    assert ends == {(NOW - HOUR / 2, lasting, HANDSHAKE)}
+
+
+def test_forgeable_evidence_of_a_later_second_does_not_lengthen_a_proven_ban() -> None:
+    past = Past(standing=made(decision(event(), evidence=HANDSHAKE, policy=rules(ban_for="1h"))))
+    later = decide(event(time=NOW + SECOND), Dialect.PORTSENTRY_2, LINE, SPOOFABLE,
+                   source_of(event().address, rules(), NOBODY), past, rules(), NOW + SECOND)  # fmt: skip
+    assert (later.ban, later.merges) == (None, True)
 
 
 # What a store holds

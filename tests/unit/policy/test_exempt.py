@@ -99,3 +99,34 @@ def test_the_first_place_that_names_a_network_is_told() -> None:
 def test_without_lists_what_is_special_stays_exempt() -> None:
     assert Exemptions().find(parse_network("127.0.0.1")) is not None
     assert Exemptions().find(parse_network("192.0.2.7")) is None
+
+
+def test_who_is_exempt_for_now_says_why_and_comes_after_a_list() -> None:
+    present = [(ip_address("192.0.2.9"), "session of root from 192.0.2.9 (utmp)"), (ip_address("2001:db8::53"), "dns")]
+    found = Exemptions.of([], NOWHERE, present).find(parse_network("192.0.2.0/24"))
+    assert found == Exemption(
+        network=ip_network("192.0.2.9"), why="session of root from 192.0.2.9 (utmp)", permanent=False
+    )
+    listed = Exemptions.of([(parse_network("192.0.2.0/24"), "x:1")], NOWHERE, present)
+    assert str(listed.find(parse_network("192.0.2.9"))) == "192.0.2.0/24 is exempt: x:1"
+    assert str(listed.find(parse_network("2001:db8::/64"))) == "2001:db8::53 is exempt: dns"
+
+
+def test_exemptions_are_equal_where_their_entries_are() -> None:
+    allow = [(parse_network("192.0.2.9"), "x:1")]
+    assert Exemptions.of(allow, AROUND) == Exemptions.of(allow, AROUND)
+    assert Exemptions.of(allow, AROUND) != Exemptions.of([(parse_network("192.0.2.9"), "x:2")], AROUND)
+    assert Exemptions.of(allow, AROUND) != Exemptions.of(allow, NOWHERE)
+    assert Exemptions.of([], NOWHERE, [(ip_address("192.0.2.9"), "x:1")]) != Exemptions.of(allow, NOWHERE)
+    assert Exemptions() != "nobody"
+
+
+def test_every_exemption_that_touches_a_network_can_be_told() -> None:
+    allow = [(parse_network("203.0.113.0/24"), "x:1"), (parse_network("203.0.113.5"), "x:2")]
+    told = [str(found) for found in Exemptions.of(allow, AROUND).touching(parse_network("203.0.113.5"))]
+    assert told == [
+        "203.0.113.0/24 is exempt: x:1",
+        "203.0.113.5 is exempt: x:2",
+        "203.0.113.5 is exempt: own address",
+    ]
+    assert Exemptions.of(allow, AROUND).touching(parse_network("2001:db8::7")) == []

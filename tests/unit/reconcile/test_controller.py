@@ -17,7 +17,8 @@ from jailbridge.model.network import Network, parse_network
 from jailbridge.model.plan import Action, Capabilities, Change, External, Observation, ObservedBan, Placement, Rejection
 from jailbridge.model.token import NO_BOOT, Token
 from jailbridge.policy.exempt import Exemption, Exemptions
-from jailbridge.reconcile.controller import FIRST_RETRY_S, LAST_RETRY_S, Attached, Controller
+from jailbridge.reconcile.attached import FIRST_RETRY_S, LAST_RETRY_S, Attached
+from jailbridge.reconcile.controller import Controller
 from jailbridge.reconcile.diff import Presence
 from jailbridge.stores.memory import MemoryStore
 
@@ -53,12 +54,14 @@ class Failing(MemoryStore):
         self.observed += 1
         return super().observe(now)
 
-    def apply(self, changes: Sequence[Change], token: Token, now: datetime) -> Sequence[Rejection]:
+    def apply(
+        self, changes: Sequence[Change], token: Token, now: datetime, *, expected: str | None = None
+    ) -> Sequence[Rejection]:
         self.applied += 1
         if self.broken is not None:
             raise self.broken
         taken = [change for change in changes if change.network not in self.refuses]
-        super().apply(taken, token, now)
+        super().apply(taken, token, now, expected=expected)
         return [Rejection(change=change, why="no room") for change in changes if change.network in self.refuses]
 
 
@@ -403,7 +406,7 @@ def test_a_failing_store_is_tried_at_growing_intervals_and_told_of_once(
         world.file.reachable = False
     else:
         world.file.broken = FatalError("the disk is read-only")
-    assert world.controller.next_retry is None
+    assert world.controller.next_turn is None
     tried = []
     for second in range(200):
         world.seconds = float(second)
@@ -423,11 +426,11 @@ def test_a_failing_store_is_tried_at_growing_intervals_and_told_of_once(
     caplog.clear()
     world.seconds = 1000.0
     assert world.controller.reconcile(NOW, patient=True).agrees
-    assert world.controller.next_retry is None
+    assert world.controller.next_turn is None
     assert sum("again" in record.getMessage() for record in caplog.records) == 1
     world.file.reachable = False
     world.controller.reconcile(NOW, patient=True)
-    assert world.controller.next_retry == 1000.0 + FIRST_RETRY_S, "the next failure starts from the beginning"
+    assert world.controller.next_turn == 1000.0 + FIRST_RETRY_S, "the next failure starts from the beginning"
 
 
 def test_an_operators_command_does_not_wait_for_a_failing_stores_turn(world: World) -> None:
@@ -470,9 +473,11 @@ def test_an_apply_that_is_cut_short_is_made_good_after_the_restart(world: World,
     world.ban(ban("192.0.2.9"))
     apply = world.jail.apply
 
-    def cut(changes: Sequence[Change], token: Token, now: datetime) -> Sequence[Rejection]:
+    def cut(
+        changes: Sequence[Change], token: Token, now: datetime, *, expected: str | None = None
+    ) -> Sequence[Rejection]:
         if done:
-            apply(changes, token, now)
+            apply(changes, token, now, expected=expected)
         raise PowerCut
 
     world.jail.apply = cut  # type: ignore[method-assign]
@@ -585,7 +590,7 @@ def test_restore_proves_nothing_of_what_it_found(world: World) -> None:
     world.unban("192.0.2.7")
     controller().reconcile(NOW)
     world.firewall.bans, world.firewall.token = saved, token
-    world.firewall.bans = {n: replace(held, since=None) for n, held in saved.items()}
+    world.firewall.bans = {n: held._replace(since=None) for n, held in saved.items()}
     world.ban(ban("192.0.2.9"))
     controller().restore(NOW)
     assert set(world.firewall.bans) == nets("192.0.2.7", "192.0.2.8", "192.0.2.9")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from jailbridge.config.settings import TailSettings
 from jailbridge.errors import RetryLater
-from jailbridge.model.event import LogLine, TailPosition
+from jailbridge.model.event import MAX_LINE, LogLine, TailPosition
 from jailbridge.tailer.follower import Follower
-from jailbridge.tailer.opened import CHUNK, MAX_LINE
+from jailbridge.tailer.opened import CHUNK
 
 
 class Clock:
@@ -36,7 +37,7 @@ def append(path: Path, text: bytes) -> None:
 
 
 def follow(path: Path, position: TailPosition | None = None, *, from_end: bool = False) -> Follower:
-    return Follower(path, position, from_end=from_end)
+    return Follower(TailSettings(path=path), path, position, from_end=from_end)
 
 
 def drain(follower: Follower, limit: int = 1000) -> list[bytes]:
@@ -212,7 +213,7 @@ class TestLines:
     def test_refused_lines_are_logged_once_a_burst(
         self, path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
     ) -> None:
-        follower = Follower(path, None, from_end=False, clock=clock)
+        follower = Follower(TailSettings(path=path), path, None, from_end=False, clock=clock)
         for _ in range(3):
             append(path, b"x" * (MAX_LINE + 1) + b"\n")
             drain(follower)
@@ -236,7 +237,7 @@ class TestRotationWhileRunning:
         assert drain(follower) == [b"two", b"three"]
 
     def test_a_writer_that_still_has_the_old_file_is_read_within_its_grace(self, path: Path, clock: Clock) -> None:
-        follower = Follower(path, None, from_end=False, clock=clock)
+        follower = Follower(TailSettings(path=path), path, None, from_end=False, clock=clock)
         with path.open("ab", buffering=0) as writer:
             writer.write(b"one\n")
             assert drain(follower) == [b"one"]
@@ -250,7 +251,7 @@ class TestRotationWhileRunning:
             assert drain(follower) == [b"three"]
 
     def test_when_the_last_writer_leaves_nothing_waits_for_the_grace(self, path: Path, clock: Clock) -> None:
-        follower = Follower(path, None, from_end=False, clock=clock)
+        follower = Follower(TailSettings(path=path), path, None, from_end=False, clock=clock)
         with path.open("ab", buffering=0) as writer:
             writer.write(b"one\n")
             assert drain(follower) == [b"one"]
@@ -261,7 +262,7 @@ class TestRotationWhileRunning:
         assert drain(follower) == [b"two", b"three"]
 
     def test_a_late_writer_is_awaited_while_the_new_file_is_empty(self, path: Path, clock: Clock) -> None:
-        follower = Follower(path, None, from_end=False, clock=clock)
+        follower = Follower(TailSettings(path=path), path, None, from_end=False, clock=clock)
         with path.open("ab", buffering=0) as writer:
             writer.write(b"one\n")
             drain(follower)

@@ -1,13 +1,14 @@
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from jailbridge.config.settings import Watch
+from jailbridge.config.settings import TailSettings, Watch
 from jailbridge.errors import FatalError
-from jailbridge.tailer import POLL_S, Follower, Tailer
+from jailbridge.tailer import POLL_S, Tailer
 
 DEADLINE_S = 10.0
 
@@ -32,14 +33,14 @@ def paths(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def tailer(paths: list[Path], woken: threading.Event) -> Iterator[Tailer]:
-    one = Tailer([follow(path) for path in paths], watch=Watch.POLL, wake=woken.set)
+    one = tail(paths, woken)
     one.start()
     yield one
     one.stop()
 
 
-def follow(path: Path) -> Follower:
-    return Follower(path, None, from_end=False)
+def tail(paths: Sequence[Path], woken: threading.Event, watch: Watch = Watch.POLL, **options: Any) -> Tailer:
+    return Tailer([TailSettings(path=path, watch=watch) for path in paths], {}, wake=woken.set, **options)
 
 
 def append(path: Path, text: bytes) -> None:
@@ -120,13 +121,13 @@ def test_another_reason_is_said_again(tailer: Tailer, paths: list[Path], caplog:
 
 def test_an_end_that_is_not_known_yet_has_no_position(tmp_path: Path, woken: threading.Event) -> None:
     (tmp_path / "a").mkdir()
-    one = Tailer([Follower(tmp_path / "a", None, from_end=True)], watch=Watch.POLL, wake=woken.set)
+    one = tail([tmp_path / "a"], woken)
     assert one.positions() == {}
 
 
 def test_a_path_is_followed_once(paths: list[Path], woken: threading.Event) -> None:
     with pytest.raises(FatalError, match=f"{paths[0]} is followed twice"):
-        Tailer([follow(paths[0]), follow(paths[0])], watch=Watch.POLL, wake=woken.set)
+        tail([paths[0], paths[0]], woken)
 
 
 def test_a_stopped_tailer_lets_go_of_its_files_and_goes_on_when_started(tailer: Tailer, paths: list[Path]) -> None:
@@ -140,7 +141,7 @@ def test_a_stopped_tailer_lets_go_of_its_files_and_goes_on_when_started(tailer: 
 
 @pytest.mark.parametrize("kind", [Watch.AUTO, Watch.WATCHDOG, Watch.PYINOTIFY])
 def test_a_written_line_wakes_the_owner(kind: Watch, tmp_path: Path, woken: threading.Event) -> None:
-    one = Tailer([follow(tmp_path / "a")], watch=kind, wake=woken.set)
+    one = tail([tmp_path / "a"], woken, kind)
     one.start()
     try:
         assert drain(one) == []
@@ -156,7 +157,9 @@ def test_each_path_can_have_its_own_watch(tmp_path: Path, woken: threading.Event
     a, b = tmp_path / "a" / "log", tmp_path / "b" / "log"
     for path in (a, b):
         path.parent.mkdir()
-    one = Tailer([follow(a), follow(b)], watch={a: Watch.POLL, b: Watch.PYINOTIFY}, wake=woken.set)
+    one = Tailer(
+        [TailSettings(path=a, watch=Watch.POLL), TailSettings(path=b, watch=Watch.PYINOTIFY)], {}, wake=woken.set
+    )
     one.start()
     try:
         woken.clear()
@@ -171,7 +174,7 @@ def test_each_path_can_have_its_own_watch(tmp_path: Path, woken: threading.Event
 def test_the_safety_poll_watches_a_folder_that_was_made_later(tmp_path: Path, woken: threading.Event) -> None:
     clock = Clock()
     path = tmp_path / "later" / "log"
-    one = Tailer([follow(path)], watch=Watch.WATCHDOG, wake=woken.set, clock=clock)
+    one = tail([path], woken, Watch.WATCHDOG, clock=clock)
     one.start()
     try:
         path.parent.mkdir()

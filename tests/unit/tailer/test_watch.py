@@ -107,6 +107,15 @@ class TestEvents:
         append(tmp_path / "data" / "history", b"one\n")
         assert woken.wait(DEADLINE_S)
 
+    def test_a_new_file_of_a_pattern_wakes_and_no_other(
+        self, kind: Watch, start: Callable[[Watch, Path], Watcher], woken: threading.Event, tmp_path: Path
+    ) -> None:
+        start(kind, tmp_path / "*.history")
+        append(tmp_path / "other", b"one\n")
+        assert not woken.wait(QUIET_S)
+        append(tmp_path / "a.history", b"one\n")
+        assert woken.wait(DEADLINE_S)
+
     def test_our_own_reading_and_other_files_do_not_wake(
         self, kind: Watch, start: Callable[[Watch, Path], Watcher], woken: threading.Event, tmp_path: Path
     ) -> None:

@@ -1,19 +1,16 @@
-"""What the kernel says of this host's own place in the network: addresses, gateways, boot id.
+"""What the kernel says of this host's own place in the network: addresses and gateways.
 
-Read through `ip -json` (iproute2), which speaks netlink for us.
+Read through `ip -json` (iproute2), which speaks netlink for us; `netlink.ChangeWatch` tells when that is worth it.
 """
 
 import json
 from dataclasses import dataclass
 from ipaddress import IPv4Network
-from pathlib import Path
 from typing import Any
 
 from jailbridge import process
 from jailbridge.errors import ParseError, RetryLater
 from jailbridge.model.network import Address, parse_address
-
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +43,6 @@ def surroundings() -> Surroundings:
         if (gateway := _address(hop.get("gateway") or hop.get("via", {}).get("host"))) is not None
     }
     return Surroundings(addresses=frozenset(addresses), broadcasts=frozenset(broadcasts), gateways=frozenset(gateways))
-
-
-def boot_id() -> str:
-    """Return a short id of this boot (kernel's boot_id, random(4)). Raises RetryLater."""
-    try:
-        return BOOT_ID.read_text(encoding="ascii").replace("-", "").strip()[:12]
-    except OSError as error:
-        raise RetryLater(f"{BOOT_ID} cannot be read: {error.strerror}") from None
 
 
 def _ip(*arguments: str) -> list[dict[str, Any]]:
