@@ -192,7 +192,7 @@ class Controller:
             self._brake.spend(found.braked)
         for name, waiting in found.undecided.items():
             if waiting and not self._undecided.get(name):
-                what = "store=%s bans=%d found there wait: over the policy's limits, or exemptions unknown"
+                what = "store=%s bans=%d found there wait: over the policy's limits, exemptions unknown, or a pause"
                 log.error(what, name, len(waiting))
         self._undecided = found.undecided
 
@@ -207,10 +207,12 @@ class Controller:
         }
 
     def _outcome(self, views: Sequence[View], now: datetime) -> Outcome:
-        exemptions = self._exemptions()
+        exemptions, paused = self._exemptions(), self._ledger.paused(now)
 
         def is_settled(observed: ObservedBan) -> bool:
             if exemptions is not None and exemptions.find(observed.network) is not None:
+                return True
+            if paused and self._ledger.covering(observed.network) is not None:
                 return True
             tombstone = self._ledger.tombstone(observed.network)
             return tombstone is not None and observed.since is not None and tombstone.predates(observed.since)
@@ -223,7 +225,9 @@ class Controller:
             return adopted(observed, store, past, self._rules, exemptions or Exemptions(), now)
 
         room = self._brake.left() if self._brake is not None else sys.maxsize
-        return outcome(self._wanted(now), views, is_settled, adopt if exemptions is not None else None, room)
+        return outcome(
+            self._wanted(now), views, is_settled, adopt if exemptions is not None and not paused else None, room
+        )
 
     def _note_desired(self, now: datetime) -> Mapping[Network, Ban]:
         """Begin anew what changes are carried against."""

@@ -490,6 +490,39 @@ def test_an_apply_that_is_cut_short_is_made_good_after_the_restart(world: World,
     assert all(set(world.ledger.placements(store.name)) == nets("192.0.2.8", "192.0.2.9") for store in world.stores)
 
 
+# pauses
+
+
+def test_a_pause_empties_the_stores_and_keeps_every_ban_as_it_is(world: World) -> None:
+    world.ban(ban("192.0.2.7"), ban("192.0.2.8"))
+    world.controller.reconcile(NOW)
+    before = dict(world.ledger.bans())
+    world.ledger.orders.pause(None)
+    assert world.controller.reconcile(NOW).agrees
+    assert world.held() == [set()] * 3
+    world.by_hand(world.jail, "192.0.2.7")
+    assert world.controller.reconcile(NOW).agrees
+    assert world.held() == [set()] * 3
+    assert dict(world.ledger.bans()) == before, "what a store bans again by itself is no news"
+    world.by_hand(world.jail, "192.0.2.9")
+    world.controller.reconcile(NOW)
+    assert world.held() == [set(), nets("192.0.2.9"), set()], "a person's own ban stays and waits"
+    world.ledger.orders.resume()
+    assert world.controller.reconcile(NOW).agrees
+    assert world.held() == [nets("192.0.2.7", "192.0.2.8", "192.0.2.9")] * 3
+
+
+def test_a_restore_in_a_pause_puts_nothing_back(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    world.controller.reconcile(NOW)
+    world.ledger.orders.pause(NOW + HOUR)
+    world.restart(reboot=True)
+    world.controller.restore(NOW)
+    assert not world.firewall.bans
+    world.controller.restore(NOW + HOUR)
+    assert set(world.firewall.bans) == nets("192.0.2.7")
+
+
 # the brake
 
 
