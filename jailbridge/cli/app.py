@@ -16,7 +16,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 fail2ban = typer.Typer(help="The filter, jail and action that we ship for fail2ban.", no_args_is_help=True)
-history = typer.Typer(help="Read PortSentry's history.", no_args_is_help=True)
+history = typer.Typer(help="Read logs: PortSentry's history, system logs, the journal.", no_args_is_help=True)
 allow = typer.Typer(help="Networks that are never banned.", no_args_is_help=True)
 app.add_typer(fail2ban, name="fail2ban")
 app.add_typer(history, name="history")
@@ -30,6 +30,15 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log every decision.")]
 Networks = Annotated[list[str], typer.Argument(metavar="NETWORK…", help="Addresses or networks.")]
 Addresses = Annotated[list[str] | None, typer.Argument(metavar="ADDRESS…", help="Addresses or networks.")]
+
+
+def _reason(text: str) -> str:
+    from jailbridge.config.values import parse_reason
+
+    return parse_reason(text)
+
+
+ReasonOption = Annotated[str, typer.Option(metavar="TEXT", callback=_reason, help="One line, kept with the order.")]
 FromOption = Annotated[Path | None, typer.Option("--from", metavar="FILE", help="One address a line, # comments.")]
 
 
@@ -145,7 +154,10 @@ def explain(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell the whole story of an address: every sighting, decision and change of a store, with the log's own lines."""
+    """Tell the story of an address: sightings, decisions and changes of the stores, with the logs' own lines.
+
+    Of a long story the first and the last things are kept.
+    """
     from jailbridge.cli import ask, show
     from jailbridge.config import load
 
@@ -156,7 +168,7 @@ def explain(
 def ban(
     addresses: Addresses = None,
     duration: Annotated[str, typer.Option("--for", metavar="TIME", help="10m, 2h, 1d, 4w, permanent.")] = "permanent",
-    reason: Annotated[str, typer.Option(metavar="TEXT")] = "by hand",
+    reason: ReasonOption = "by hand",
     source: FromOption = None,
     force: Annotated[bool, typer.Option("--force", help="Ban an exempt address all the same.")] = False,
     config: ConfigOption = None,
@@ -200,7 +212,7 @@ def unban(
 @allow.command("add")
 def allow_add(
     networks: Networks,
-    reason: Annotated[str, typer.Option(metavar="TEXT")] = "by hand",
+    reason: ReasonOption = "by hand",
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -342,7 +354,7 @@ PrefixOption = Annotated[
 def history_events(
     file: LogFileArgument, form: FormatOption = "auto", prefix: PrefixOption = None, as_json: JsonOption = False
 ) -> None:
-    """Show the scan events that a history file tells; refused lines are named on stderr."""
+    """Show the scan events that a log tells; refused lines are named on stderr."""
     from jailbridge.cli.history import events
 
     events(file, as_json, form, prefix or ())

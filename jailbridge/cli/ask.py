@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from jailbridge.config import Settings
+from jailbridge.daemon.answers import Answer, plan_answer
 from jailbridge.daemon.control import call
-from jailbridge.daemon.operations import Answer, Operations, plan_answer
+from jailbridge.daemon.operations import Operations
 from jailbridge.errors import GiveUp, ParseError
 from jailbridge.ledger import Ledger
 from jailbridge.model.network import network_text, parse_address
@@ -41,7 +42,12 @@ def restore(settings: Settings) -> dict[str, Any] | None:
     with Ledger(settings.ledger.path, create=False) as ledger:
         ledger.hold()
         operations = Operations(settings, ledger)
-        return {"bans": len(ledger.bans()), **plan_answer(operations.restore())}
+        return {
+            "bans": len(ledger.bans()),
+            "enforce": settings.policy.enforce,
+            "paused": ledger.paused(operations.clock()),
+            **plan_answer(operations.restore()),
+        }
 
 
 def _be_quiet() -> None:

@@ -1,4 +1,4 @@
-"""Shows what a history file tells, checks, counts and converts it. What draws is imported where it is drawn with."""
+"""Shows what a log tells, checks, counts and converts it. What draws is imported where it is drawn with."""
 
 import json
 import sys
@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from jailbridge.cli.times import time_text
 from jailbridge.errors import GiveUp, ParseError
 from jailbridge.history.formats import Reader, reader
 from jailbridge.history.lines import LogFile
@@ -122,12 +123,10 @@ def convert(path: Path, to: str, form: str = TailFormat.AUTO, prefixes: Sequence
 
 
 def event_answer(number: int, event: ScanEvent, dialect: Dialect) -> dict[str, Any]:
-    """Return an event as the JSON of `history events` shows it; its time is RFC 3339, UTC."""
+    """Return an event as the JSON of `history events` shows it."""
     return {
         "line": number,
-        "time": event.time.isoformat(timespec="milliseconds" if event.time.microsecond else "seconds").replace(
-            "+00:00", "Z"
-        ),
+        "time": time_text(event.time),
         "address": str(event.address),
         "port": event.port,
         "protocol": event.protocol.value,

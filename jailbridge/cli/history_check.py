@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from jailbridge.cli.times import time_text
 from jailbridge.history.checking import Check, Found
 from jailbridge.history.lines import LogFile
 from jailbridge.model.event import Dialect
@@ -35,8 +36,8 @@ def answer(found: Check, log: LogFile) -> dict[str, Any]:
             }
             for reason, refused in sorted(found.refused.items(), key=lambda item: -item[1].lines)
         ],
-        "first": None if found.first is None else found.first.isoformat(),
-        "last": None if found.last is None else found.last.isoformat(),
+        "first": None if found.first is None else time_text(found.first),
+        "last": None if found.last is None else time_text(found.last),
         "half_line": log.has_half_line,
         "mixed": {Dialect.PORTSENTRY_1, Dialect.PORTSENTRY_2} <= set(found.accepted),
         "furthest_back_s": found.furthest_back.total_seconds(),

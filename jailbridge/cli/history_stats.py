@@ -7,6 +7,7 @@ from rich.bar import Bar
 from rich.console import Console
 from rich.table import Table
 
+from jailbridge.cli.times import time_text
 from jailbridge.history.statistics import MOST_SOURCES, Statistics
 
 # Lines of a time line on a screen.
@@ -20,8 +21,8 @@ def answer(statistics: Statistics, top: int, rows: int) -> dict[str, Any]:
     buckets, width_s = timeline.buckets(rows)
     return {
         "events": statistics.events,
-        "first": None if timeline.first is None else timeline.first.isoformat(),
-        "last": None if timeline.last is None else timeline.last.isoformat(),
+        "first": None if timeline.first is None else time_text(timeline.first),
+        "last": None if timeline.last is None else time_text(timeline.last),
         "sources": {
             "held": len(sources),
             "exact": sources.floor == 0,
@@ -40,7 +41,7 @@ def answer(statistics: Statistics, top: int, rows: int) -> dict[str, Any]:
         "dialects": {dialect.value: lines for dialect, lines in statistics.dialects.most_common()},
         "timeline": {
             "bucket_s": width_s,
-            "buckets": [{"from": begin.isoformat(), "lines": lines} for begin, lines in buckets],
+            "buckets": [{"from": time_text(begin), "lines": lines} for begin, lines in buckets],
         },
     }
 
@@ -100,7 +101,7 @@ def _timeline(buckets: list[dict[str, Any]]) -> Table:
     table.add_column(justify="right", no_wrap=True)
     table.add_column(ratio=1)
     for one in buckets:
-        table.add_row(one["from"].removesuffix("+00:00"), str(one["lines"]), Bar(most, 0, one["lines"]))
+        table.add_row(one["from"].removesuffix("Z"), str(one["lines"]), Bar(most, 0, one["lines"]))
     return table
 
 

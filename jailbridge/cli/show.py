@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jailbridge.daemon.operations import is_agreement
+from jailbridge.daemon.answers import is_agreement
 
 AGREEMENT, DRIFT = 0, 2
 _COLOURS = {"present": "green", "covered": "green", "missing": "red", "unreachable": "yellow"}
@@ -65,7 +65,14 @@ def restored(answer: Any, as_json: bool) -> int:
         return _json(answer, code)
     out = console()
     out.print(stores_table(answer["stores"]))
-    out.print(f"{answer['bans']} bans restored" if code == AGREEMENT else _drift(answer))
+    if not answer["enforce"]:
+        out.print("policy.enforce is false: no store was changed")
+    elif code != AGREEMENT:
+        out.print(_drift(answer))
+    elif answer["paused"]:
+        out.print(f"paused: no store holds a ban; {answer['bans']} come back with `jailbridge resume`", style="yellow")
+    else:
+        out.print(f"{answer['bans']} bans restored")
     return code
 
 
@@ -204,7 +211,12 @@ def bans_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         states = [Text(row["stores"][name], style=_COLOURS.get(row["stores"][name], "dim")) for name in names]
         table.add_row(
-            row["address"], row["since"], row["until"] or "permanent", row["origin"], Text(row["reason"]), *states
+            row["address"],
+            row["since"],
+            row["until"] or "permanent",
+            row["origin"],
+            Text(_escaped(row["reason"])),
+            *states,
         )
     return table
 
@@ -213,7 +225,7 @@ def changes_table(changes: Sequence[Mapping[str, Any]]) -> Table:
     """Return a plan's changes as a table."""
     table = _table("store", "action", "address", "why")
     for change in changes:
-        table.add_row(change["store"], change["action"], change["address"] or "-", Text(change["why"]))
+        table.add_row(change["store"], change["action"], change["address"] or "-", Text(_escaped(change["why"])))
     return table
 
 

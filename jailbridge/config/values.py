@@ -11,6 +11,8 @@ from jailbridge.model.network import shown
 PERMANENT = "permanent"
 _UNITS_S = {"w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(?:(\d{1,6})w)?(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s)?", re.ASCII)
+# It stands in log lines, lists and comments beside others' text.
+MAX_REASON = 200
 MAX_DURATION = timedelta(days=36500)
 
 PortRange: TypeAlias = tuple[int, int]
@@ -45,6 +47,13 @@ def duration_text(duration: timedelta | None) -> str:
         count, left = divmod(left, seconds)
         text += f"{count}{unit}" if count else ""
     return text or "0s"
+
+
+def parse_reason(text: str) -> str:
+    """Return an operator's words as they are. Raises ParseError for what a log line, or a list, cannot carry."""
+    if not text.isprintable() or len(text) > MAX_REASON:
+        raise ParseError(f"a reason should be one line of printable text, at most {MAX_REASON} characters")
+    return text
 
 
 def parse_ports(text: str) -> tuple[PortRange, ...]:

@@ -17,7 +17,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, validate_call
 
-from jailbridge.daemon.operations import COMMANDS, Answer, Operations
+from jailbridge.daemon.answers import Answer
+from jailbridge.daemon.operations import COMMANDS, Operations
 from jailbridge.errors import FatalError, GiveUp, JailBridgeError, RetryLater
 from jailbridge.model.network import shown
 

@@ -99,7 +99,7 @@ class PresentExemptions:
             if problem is not None:
                 log.error("%s", problem)
             else:
-                log.info("allow lists are readable again")
+                log.info("what exempts is readable again")
         self.problem = problem
 
 

@@ -1,4 +1,4 @@
-"""What can be asked of JailBridge: each public method is one command, taking and returning values that JSON can carry.
+"""What can be asked of JailBridge: each method that COMMANDS names takes and returns values that JSON can carry.
 
 The running daemon answers with them over its control socket; without a daemon the command line calls them itself.
 """
@@ -9,23 +9,30 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from jailbridge.config import Settings
-from jailbridge.config.values import parse_ban_duration
+from jailbridge.config.values import parse_ban_duration, parse_reason
+from jailbridge.daemon.answers import (
+    Answer,
+    banned_answer,
+    ended_answer,
+    exempt_answer,
+    listed_answer,
+    plan_answer,
+    time_text,
+    told_answer,
+)
 from jailbridge.daemon.exemptions import PresentExemptions
 from jailbridge.daemon.judge import Judge
 from jailbridge.daemon.wiring import STORES, attached_stores
 from jailbridge.errors import GiveUp, RetryLater
 from jailbridge.host import boot_id
 from jailbridge.ledger import Ledger
-from jailbridge.ledger.story import Told
-from jailbridge.model.ban import Ban, EndReason, Origin, Tombstone
-from jailbridge.model.network import Network, network_text, parse_network
+from jailbridge.model.ban import Ban, EndReason, Origin
+from jailbridge.model.network import Network, is_host, network_text, parse_network
 from jailbridge.model.plan import Plan
 from jailbridge.policy.allow import allowed
 from jailbridge.policy.exempt import Exemption, Exemptions
 from jailbridge.reconcile.controller import Controller
 from jailbridge.reconcile.diff import Presence
-
-Answer = dict[str, Any] | list[Any]
 
 # The source of what `allow add` says.
 ALLOW = "jailbridge allow"
@@ -93,7 +100,7 @@ class Operations:
                 "agreement": plan.agrees,
                 "enforce": self.settings.policy.enforce,
                 "paused": self.ledger.paused(now),
-                "paused_until": _time_or_none(self.ledger.orders.pause_ends) if self.ledger.paused(now) else None,
+                "paused_until": time_text(self.ledger.orders.pause_ends) if self.ledger.paused(now) else None,
                 "bans": len(self.ledger.bans()),
                 "lines": {**self.judge.counts, "too_long": sum(self.too_long().values())},
                 "problems": [*filter(None, [self.exemptions.problem]), *self.troubles().values()],
@@ -107,7 +114,7 @@ class Operations:
             bans = self.ledger.bans()
             presences = self.controller.presences(now)
             return [
-                ban_answer(bans[network], stores)
+                listed_answer(bans[network], _standing(stores))
                 for network, stores in sorted(presences.items(), key=lambda item: (item[0].version, item[0]))
                 if not bans[network].is_over(now)
             ]
@@ -124,7 +131,7 @@ class Operations:
         with self.lock:
             now = self.clock()
             networks = [parse_network(address) for address in addresses]
-            lasting = parse_ban_duration(duration)
+            lasting, reason = parse_ban_duration(duration), parse_reason(reason)
             if not force:
                 self._refuse_exempt(networks, session)
             self.ledger.record(
@@ -164,20 +171,21 @@ class Operations:
             return {
                 "address": address,
                 "network": network_text(ban.network if ban is not None else network),
-                "banned": _banned_answer(ban) if ban is not None else None,
-                "exempt": [_exempt_answer(found) for found in exemptions.touching(network)] if exemptions else [],
+                "banned": banned_answer(ban) if ban is not None else None,
+                "exempt": [exempt_answer(found) for found in exemptions.touching(network)] if exemptions else [],
                 "problem": self.exemptions.problem,
-                "ended": _ended_answer(ended) if ended is not None else None,
+                "ended": ended_answer(ended) if ended is not None else None,
                 "stores": self._stands(network, ban, now),
-                "story": [_told_answer(told) for told in self.ledger.story.of(network)],
+                "story": [told_answer(told) for told in self.ledger.story.of(network)],
             }
 
     def allow_add(self, networks: Sequence[str], reason: str = "by hand") -> Answer:
         """Never ban these networks from now on, and end what touches them. Raises ParseError."""
         with self.lock:
             now, added = self.clock(), [parse_network(network) for network in networks]
-            self.ledger.orders.allow(added, reason, now)
-            touched = [ban for ban in self.ledger.bans().values() if any(_overlap(ban.network, n) for n in added)]
+            self.ledger.orders.allow(added, parse_reason(reason), now)
+            exempt = Exemptions(Exemption(network=network, why=ALLOW, permanent=True) for network in added)
+            touched = [ban for ban in self.ledger.bans().values() if exempt.find(ban.network) is not None]
             ending = [ban.network for ban in touched if not ban.forced]
             ended = self.ledger.end(ending, EndReason.ALLOW, now=now, durable=True)
             left = self.settle_at_once()
@@ -219,7 +227,7 @@ class Operations:
             lasting = parse_ban_duration(duration)
             until = self.clock() + lasting if lasting is not None else None
             self.ledger.orders.pause(until)
-            return {"until": _time_or_none(until), **self._settled()}
+            return {"until": time_text(until), **self._settled()}
 
     def resume(self) -> Answer:
         """End a pause: every ban goes back into the stores."""
@@ -234,8 +242,7 @@ class Operations:
     def _stands(self, network: Network, ban: Ban | None, now: datetime) -> dict[str, str]:
         """Tell how each store stands to a network, banned or not."""
         if ban is not None:
-            presences = self.controller.presences(now)[ban.network]
-            return {name: presences.get(name, Presence.DISABLED).value for name in STORES}
+            return _standing(self.controller.presences(now)[ban.network])
         plan = self.controller.plan(now)
         going = {c.store for c in plan.changes if c.network is not None and _overlap(c.network, network)}
 
@@ -308,7 +315,10 @@ class Operations:
                 )
 
     def _bans_of(self, network: Network, bans: Mapping[Network, Ban]) -> list[Network]:
-        within = [n for n in bans if n.version == network.version and n.subnet_of(network)]  # type: ignore[arg-type]
+        # Lists of addresses are long, and so are ledgers: only a real network is worth a look at each ban.
+        within = [network] if network in bans else []
+        if not is_host(network):
+            within = [n for n in bans if n.version == network.version and n.subnet_of(network)]  # type: ignore[arg-type]
         covering = self.ledger.covering(network)
         if covering is None or covering.network in within:
             return within
@@ -318,103 +328,8 @@ class Operations:
         return [*within, covering.network]
 
 
-def plan_answer(plan: Plan) -> dict[str, Any]:
-    """Return a plan as the JSON of `plan` shows it."""
-    return {
-        "changes": [
-            {
-                "store": change.store,
-                "action": change.action.value,
-                "address": network_text(change.network) if change.network is not None else None,
-                "why": change.why,
-            }
-            for change in plan.changes
-        ],
-        "stores": {
-            name: {
-                "reachable": store.reachable,
-                "enforcing": store.enforcing,
-                "desired": store.desired,
-                "observed": store.observed,
-                "foreign": store.foreign,
-                "problem": store.problem,
-            }
-            for name, store in plan.stores.items()
-        },
-    }
-
-
-def is_agreement(answer: Mapping[str, Any]) -> bool:
-    """Tell of a plan's answer whether there is nothing to do and every store is in reach and in force."""
-    stores = answer["stores"].values()
-    return not answer["changes"] and all(s["reachable"] and s["enforcing"] is not False for s in stores)
-
-
-def ban_answer(ban: Ban, stores: Mapping[str, Presence]) -> dict[str, Any]:
-    """Return a ban as the JSON of `list` shows it."""
-    return {
-        "address": network_text(ban.network),
-        "since": time_text(ban.since),
-        "until": time_text(ban.until) if ban.until is not None else None,
-        "reason": ban.reason,
-        "origin": ban.origin.value,
-        "stores": {name: stores.get(name, Presence.DISABLED).value for name in STORES},
-    }
-
-
-def time_text(time: datetime) -> str:
-    """Return an aware time as RFC 3339 in UTC, to the second."""
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _time_or_none(time: datetime | None) -> str | None:
-    return time_text(time) if time is not None else None
-
-
-def _banned_answer(ban: Ban) -> dict[str, Any]:
-    seen = ban.seen
-    return {
-        "network": network_text(ban.network),
-        "since": time_text(ban.since),
-        "until": _time_or_none(ban.until),
-        "reason": ban.reason,
-        "origin": ban.origin.value,
-        "forced": ban.forced,
-        "evidence": ban.evidence.value if ban.evidence is not None else None,
-        "first_seen": time_text(seen.first) if seen is not None else None,
-        "last_seen": time_text(seen.last) if seen is not None else None,
-        "sightings": seen.times if seen is not None else 0,
-        "ports": list(seen.ports) if seen is not None else [],
-        "file": ban.file,
-        "offset": ban.offset,
-        "line": ban.line,
-    }
-
-
-def _ended_answer(stone: Tombstone) -> dict[str, Any]:
-    return {
-        "network": network_text(stone.network),
-        "time": time_text(stone.ended),
-        "why": stone.why.value,
-        "bans": stone.bans,
-    }
-
-
-def _exempt_answer(exemption: Exemption) -> dict[str, Any]:
-    return {"network": network_text(exemption.network), "why": exemption.why, "permanent": exemption.permanent}
-
-
-def _told_answer(told: Told) -> dict[str, Any]:
-    ending = f", {'until ' + time_text(told.until) if told.until is not None else 'for ever'}"
-    return {
-        "time": time_text(told.time),
-        "what": told.what,
-        "network": told.network,
-        "detail": told.detail + (ending if told.what in {"banned", "changed"} else ""),
-        "file": told.file,
-        "offset": told.offset,
-        "line": told.line,
-    }
+def _standing(presences: Mapping[str, Presence]) -> dict[str, str]:
+    return {name: presences.get(name, Presence.DISABLED).value for name in STORES}
 
 
 def _overlap(one: Network, other: Network) -> bool:

@@ -33,6 +33,8 @@ BATCH = 5000
 GARBAGE = 50_000
 # Bans of one batch that are told one by one.
 TOLD = 100
+# Files whose next lines are read in one pass.
+FILES = 64
 # Between two batches the lock is free for so long: commands get their turn in a storm.
 TURN_S = 0.01
 
@@ -116,7 +118,7 @@ class Engine:
         with self._operations.lock:
             # Where reading begins is settled before anything is read: a crash must not move it.
             self._note_positions()
-            has_read = self._read()
+            has_read = self._read_some()
             if self._is_due():
                 plan = self._operations.settle(patient=True)
                 self._due = time.monotonic() + self._interval_s
@@ -126,25 +128,36 @@ class Engine:
             self._forget_ended()
         return has_read
 
-    def _read(self) -> bool:
-        if (batch := self._tailer.read(BATCH)) is None:
-            return False
+    def _read_some(self) -> bool:
+        """Read at most BATCH lines, of several files where each has few; tell whether there were any."""
+        left = BATCH
+        for _ in range(FILES):
+            lines = self._read(left)
+            if lines is None or (left := left - lines) <= 0:
+                return lines is not None or left < BATCH
+        return True
+
+    def _read(self, limit: int) -> int | None:
+        """Read and decide on one file's next lines; return how many, None where there is nothing to be had."""
+        if (batch := self._tailer.read(limit)) is None:
+            return None
         now = utc_now()
         try:
             judged = self._operations.judge.weigh(batch.lines, batch.tail, now)
         except RetryLater as error:
             # The lines stay unread; the judge has said so loudly.
             log.debug("lines wait: %s", error)
-            return False
+            return None
         self._operations.ledger.record(judged.bans, [batch.position], now=now, merged=judged.merged, story=judged.story)
         self._tailer.commit(batch)
         _tell(judged.bans)
-        return True
+        return len(batch.lines)
 
     def _note_positions(self) -> None:
         """Keep the ledger at the files' own place where no line tells it: at the start, and after a rotation."""
         if (positions := self._tailer.positions()) != self._read_to:
-            self._operations.ledger.record([], positions.values(), now=utc_now())
+            moved = [place for name, place in positions.items() if self._read_to.get(name) != place]
+            self._operations.ledger.record([], moved, now=utc_now())
             self._read_to = positions
         if gone := self._tailer.take_gone():
             self._operations.ledger.forget_positions(gone)
@@ -152,7 +165,8 @@ class Engine:
     def _is_due(self) -> bool:
         now = time.monotonic()
         turn = self._operations.controller.next_turn
-        if now >= self._due or (turn is not None and now >= turn):
+        reading = self._operations.controller.next_reading
+        if any(now >= at for at in (self._due, turn, reading) if at is not None):
             return True
         ledger = self._operations.ledger
         return ledger.last_change != self._operations.settled or (
@@ -220,7 +234,11 @@ def _signals(stop: Stop, wake: threading.Event) -> Iterator[None]:
         # Not from here: the thread that this interrupts may hold an event's lock.
         threading.Thread(target=tell, name="stopping").start()
 
+    def stay(*_: object) -> None:
+        log.warning("signal=SIGHUP: the configuration is read at the start only; restart to have another one")
+
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, stay)
     try:
         yield
     finally:

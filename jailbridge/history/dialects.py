@@ -20,19 +20,20 @@ from jailbridge.model.event import Dialect, Kind, Protocol, ScanEvent, TcpFlags
 from jailbridge.model.network import parse_address
 
 _T = TypeVar("_T")
-# Wider than what glibc's resolver lets through (res_hnok); NI_MAXHOST bounds it.
-_NAME = rb"[^\x00-\x20\x7f]{1,1025}"
+# What all of PortSentry's lines have in common, in syslog too. A name: wider than what glibc's resolver lets through
+# (res_hnok); NI_MAXHOST bounds it.
+NAME = rb"[^\x00-\x20\x7f]{1,1025}"
 # With a zone: an interface's name.
-_ADDRESS = rb"[0-9A-Fa-f:.]{2,45}(?:%[0-9A-Za-z._-]{1,15})?"
-_PORT = rb"[1-9]\d{0,4}"
+ADDRESS = rb"[0-9A-Fa-f:.]{2,45}(?:%[0-9A-Za-z._-]{1,15})?"
+PORT = rb"[1-9]\d{0,4}"
 _PROTOCOL = rb"TCP|UDP"
 _FLAG_ORDER = (TcpFlags.SYN, TcpFlags.FIN, TcpFlags.ACK, TcpFlags.PSH, TcpFlags.URG, TcpFlags.RST)
-_FLAGS = b" ".join(rb"%b: [01]" % str(flag.name).encode() for flag in _FLAG_ORDER)
+FLAGS = b" ".join(rb"%b: [01]" % str(flag.name).encode() for flag in _FLAG_ORDER)
 # Groups in the order in which `_event_1` and `_event_2` take them.
 _LINE_1 = re.compile(
     rb"([1-9]\d{9}) - \d\d/\d\d/\d{4} \d\d:\d\d:\d\d "
     rb"Host: %(name)b/(%(address)b) Port: (%(port)b (?:%(protocol)b)) Blocked"
-    % {b"name": _NAME, b"address": _ADDRESS, b"port": _PORT, b"protocol": _PROTOCOL}
+    % {b"name": NAME, b"address": ADDRESS, b"port": PORT, b"protocol": _PROTOCOL}
 )
 _LINE_2 = re.compile(
     rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d{4}) "
@@ -41,7 +42,7 @@ _LINE_2 = re.compile(
     rb"type: \[(Connect|UDP|TCP (?:SYN/Normal|FIN|NULL|XMAS) scan|Unknown Type: TCP Packet Flags: %(flags)b)\] "
     rb"IP opts: \[(set|not set|unknown)\] ignored: \[(true|false|unset)\] triggered: \[(true|false|unset)\] "
     rb"noblock: \[(?:true|false|unset)\] blocked: \[(?:true|false|unset)\]"
-    % {b"name": _NAME, b"address": _ADDRESS, b"port": _PORT, b"protocol": _PROTOCOL, b"flags": _FLAGS}
+    % {b"name": NAME, b"address": ADDRESS, b"port": PORT, b"protocol": _PROTOCOL, b"flags": FLAGS}
 )
 _TYPES = {
     "Connect": Kind.CONNECT,
@@ -149,10 +150,8 @@ def _kind_and_flags(flags: TcpFlags) -> tuple[Kind, TcpFlags | None]:
 _V1, _V2 = Dialect.PORTSENTRY_1, Dialect.PORTSENTRY_2
 # Every text that these fields may have.
 _PROTOCOL_OF = {protocol.upper().encode(): protocol for protocol in Protocol}
-_KIND_OF: dict[bytes, tuple[Kind, TcpFlags | None]] = {text.encode(): (kind, None) for text, kind in _TYPES.items()}
-_KIND_OF |= {
-    _unknown_type(flags).encode(): _kind_and_flags(flags) for flags in map(TcpFlags, range(1 << len(TcpFlags)))
-}
+KINDS: dict[bytes, tuple[Kind, TcpFlags | None]] = {text.encode(): (kind, None) for text, kind in _TYPES.items()}
+KINDS |= {_unknown_type(flags).encode(): _kind_and_flags(flags) for flags in map(TcpFlags, range(1 << len(TcpFlags)))}
 _OPTIONS_OF = {text.encode(): value for text, value in _OPTIONS.items()}
 _TRUTH_OF = {text.encode(): value for text, value in _TRUTH.items()}
 _UNKNOWN = Kind.UNKNOWN
@@ -169,14 +168,14 @@ def _event_1(epoch: bytes, address: bytes, probed: bytes) -> ScanEvent:
 def _event_2(
     time: bytes, address: bytes, protocol: bytes, port: bytes, how: bytes, options: bytes, *said: bytes
 ) -> ScanEvent:
-    kind, flags = _KIND_OF[how]
+    kind, flags = KINDS[how]
     ignored, triggered = said
     return _made(
         ScanEvent,
         (
             _time_2(time.decode()),
             _ADDRESSES[address],
-            _port(port),
+            to_port(port),
             _PROTOCOL_OF[protocol],
             kind,
             _TRUTH_OF[ignored],
@@ -203,7 +202,7 @@ class _Known(dict[bytes, _T]):
 
 def _probed(text: str) -> tuple[int, Protocol]:
     port, _, protocol = text.partition(" ")
-    return _port(port), Protocol(protocol.lower())
+    return to_port(port), Protocol(protocol.lower())
 
 
 def _time_1(epoch: str) -> datetime:
@@ -221,7 +220,8 @@ def _time_2(text: str) -> datetime:
     return time
 
 
-def _port(text: str | bytes) -> int:
+def to_port(text: str | bytes) -> int:
+    """Return the port that a field's text (PORT) names. Raises ParseError."""
     if (port := int(text)) > 65535:
         raise ParseError(f"{port} is not a port")
     return port

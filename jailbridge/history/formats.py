@@ -25,6 +25,7 @@ _DIALECTS = {TailFormat.PORTSENTRY_1: Dialect.PORTSENTRY_1, TailFormat.PORTSENTR
 def reader(form: TailFormat, prefixes: Sequence[str] = ()) -> Reader:
     """Return what reads the lines of a format; `prefixes` (ASCII) are those of the kernel's LOG rules to believe.
 
+    Without any, nothing that the kernel says is a scan.
     `syslog` and `kernel` are read from files of a syslog daemon and from a journal's records alike.
     """
     if form in _DIALECTS:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from jailbridge.errors import ParseError
 from jailbridge.history import dialects
-from jailbridge.model.event import Dialect, Kind, Protocol, ScanEvent, TcpFlags
+from jailbridge.model.event import Dialect, Kind, Protocol, ScanEvent
 from jailbridge.model.network import parse_address
 
 PORTSENTRY = "portsentry"
@@ -54,25 +54,13 @@ _SAID = re.compile(
     re.DOTALL,
 )
 
-# As in the history (`history.dialects`).
-_NAME = rb"[^\x00-\x20\x7f]{1,1025}"
-_ADDRESS = rb"[0-9A-Fa-f:.]{2,45}(?:%[0-9A-Za-z._-]{1,15})?"
-_FLAG_ORDER = (TcpFlags.SYN, TcpFlags.FIN, TcpFlags.ACK, TcpFlags.PSH, TcpFlags.URG, TcpFlags.RST)
-_FLAGS = b" ".join(rb"%b: [01]" % str(flag.name).encode() for flag in _FLAG_ORDER)
 _SCAN_1 = re.compile(
     rb"attackalert: (?P<type>TCP (?:SYN/Normal|FIN|XMAS) scan| TCP NULL scan|UDP scan|Connect|"
-    rb"Unknown Type: TCP Packet Flags: (?P<flags>%(flags)b)) "
-    rb"from host: %(name)b/(?P<address>%(address)b) to (?P<protocol>TCP|UDP) port: (?P<port>[1-9]\d{0,4})"
-    % {b"name": _NAME, b"address": _ADDRESS, b"flags": _FLAGS}
+    rb"Unknown Type: TCP Packet Flags: %(flags)b) "
+    rb"from host: %(name)b/(?P<address>%(address)b) to (?P<protocol>TCP|UDP) port: (?P<port>%(port)b)"
+    % {b"name": dialects.NAME, b"address": dialects.ADDRESS, b"flags": dialects.FLAGS, b"port": dialects.PORT}
 )
-_TYPES = {
-    b"TCP SYN/Normal scan": Kind.SYN,
-    b"TCP FIN scan": Kind.FIN,
-    b" TCP NULL scan": Kind.NULL,
-    b"TCP XMAS scan": Kind.XMAS,
-    b"UDP scan": Kind.UDP,
-    b"Connect": Kind.CONNECT,
-}
+_TYPES = {**dialects.KINDS, b" TCP NULL scan": (Kind.NULL, None), b"UDP scan": (Kind.UDP, None)}
 # 2.x says what its history says, but for the time: with one it is a line of that.
 _SCAN_2 = re.compile(rb"(?:attackalert: )?(?P<history>Scan from: .*)", re.DOTALL)
 _ANY_TIME = b"2000-01-01T00:00:00.000+0000 "
@@ -134,18 +122,10 @@ def scan(message: bytes, when: datetime) -> ScanEvent | None:
 
 def _event(match: re.Match[bytes], when: datetime) -> ScanEvent:
     protocol = Protocol(match["protocol"].decode().lower())
-    flags = None
-    if match["flags"] is not None:
-        bits = zip(_FLAG_ORDER, match["flags"].split(b" ")[1::2], strict=True)
-        # None set stands for flags that were not seen: had they been seen, the type would be NULL.
-        flags = TcpFlags(sum(flag for flag, bit in bits if bit == b"1")) or None
-    kind = _TYPES.get(match["type"]) or (Kind.ACK if flags == TcpFlags.ACK else Kind.OTHER)
+    kind, flags = _TYPES[match["type"]]
     if kind is not Kind.CONNECT and (kind is Kind.UDP) is not (protocol is Protocol.UDP):
         raise ParseError("its type and its protocol contradict each other")
-    port = int(match["port"])
-    if port > 65535:
-        raise ParseError(f"{port} is not a port")
-    address = parse_address(match["address"].decode("ascii"))
+    port, address = dialects.to_port(match["port"]), parse_address(match["address"].decode("ascii"))
     return ScanEvent(time=when, address=address, port=port, protocol=protocol, kind=kind, flags=flags)
 
 

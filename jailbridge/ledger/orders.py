@@ -4,8 +4,9 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
+from jailbridge.ledger.rows import to_time
 from jailbridge.model.network import Network, network_text, parse_network
 
 _PAUSE = "paused"
@@ -31,12 +32,12 @@ class Orders:
     def load(self) -> None:
         """Read the orders anew."""
         self._allowed = {
-            parse_network(network): Allowed(since=datetime.fromtimestamp(time, UTC), reason=reason)
+            parse_network(network): Allowed(since=to_time(time), reason=reason)
             for network, time, reason in self._db.execute("SELECT network, time, reason FROM allowed")
         }
         row = self._db.execute("SELECT value FROM meta WHERE name = ?", (_PAUSE,)).fetchone()
         self._is_paused = row is not None
-        self._until = datetime.fromtimestamp(float(row[0]), UTC) if row and row[0] != _WITHOUT_END else None
+        self._until = to_time(float(row[0])) if row and row[0] != _WITHOUT_END else None
 
     @property
     def allowed(self) -> Mapping[Network, Allowed]:

@@ -8,9 +8,10 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from socket import AF_INET, AF_INET6, inet_pton
 
+from jailbridge.ledger.rows import to_time
 from jailbridge.model.ban import Sighting
 from jailbridge.model.network import Network, network_text
 from jailbridge.model.plan import Change
@@ -65,7 +66,7 @@ class Story:
         self._db = db
         self._reading = reading
         self._writing = writing
-        self._rows: int = db.execute("SELECT count(*) FROM story").fetchone()[0]
+        self._rows = _count(db, "story")
 
     def placed(self, store: str, changes: Iterable[Change], now: datetime) -> None:
         """Note changes that were made in a store."""
@@ -89,9 +90,9 @@ class Story:
                 "seen",
                 network,
                 detail,
-                line[0],
-                line[3],
-                line[4].decode("ascii", "backslashreplace"),
+                line.path,
+                line.offset,
+                line.text.decode("ascii", "backslashreplace"),
             )
             for network, time, detail, line in sightings
         ]
@@ -142,13 +143,13 @@ def trim_story(db: sqlite3.Connection, *, first: int = FIRST, last: int = LAST, 
     )
     never_banned = "WHERE network NOT IN (SELECT network FROM ban) AND network NOT IN (SELECT network FROM tombstone)"
     for which in (never_banned, ""):
-        surplus = _count(db) - most
+        surplus = _count(db, "story") - most
         if surplus > 0:
             db.execute(
                 f"DELETE FROM story WHERE sequence IN (SELECT sequence FROM story {which} ORDER BY sequence LIMIT ?)",  # noqa: S608
                 (surplus,),
             )
-    return _count(db)
+    return _count(db, "story")
 
 
 def trim_tombstones(db: sqlite3.Connection, *, most: int = TOMBSTONES) -> None:
@@ -156,7 +157,7 @@ def trim_tombstones(db: sqlite3.Connection, *, most: int = TOMBSTONES) -> None:
 
     For the ledger's own prune. What goes with one is the memory for longer repeats, and for log lines older than it.
     """
-    surplus = db.execute("SELECT count(*) FROM tombstone").fetchone()[0] - most
+    surplus = _count(db, "tombstone") - most
     if surplus > 0:
         db.execute(
             "DELETE FROM tombstone WHERE network IN (SELECT network FROM tombstone"
@@ -166,8 +167,8 @@ def trim_tombstones(db: sqlite3.Connection, *, most: int = TOMBSTONES) -> None:
         )
 
 
-def _count(db: sqlite3.Connection) -> int:
-    return int(db.execute("SELECT count(*) FROM story").fetchone()[0])
+def _count(db: sqlite3.Connection, table: str) -> int:
+    return int(db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608
 
 
 def _told(
@@ -181,11 +182,11 @@ def _told(
     line: str | None,
 ) -> Told:
     return Told(
-        time=datetime.fromtimestamp(time, UTC),
+        time=to_time(time),
         what=what,
         network=network,
         detail=detail,
-        until=datetime.fromtimestamp(until, UTC) if until is not None else None,
+        until=to_time(until) if until is not None else None,
         file=file,
         offset=offset,
         line=line,

@@ -32,6 +32,11 @@ class Backoff:
         self.delay = min(self.delay * 2, LAST_RETRY_S)
         return is_new
 
+    def seen(self, now: float) -> None:
+        """Note that somebody who only looked on found it in reach: then its turn is now."""
+        if not self.writing:
+            self.not_before = min(self.not_before, now)
+
     def succeeded(self, *, writing: bool) -> bool:
         """Note that reading, or writing, worked; tell whether that ends a failure."""
         if self.problem is None or (self.writing and not writing):

@@ -94,18 +94,23 @@ class Controller:
 
         A failing store is due again, or one that takes its changes in turns has some left.
         """
-        turns = [a.write_at for a in self._stores.values() if a.shelf is not None and a.shelf.waiting]
+        turns = [a.write_at for a in self._stores.values() if (shelf := a.shelf) is not None and shelf.is_owed]
         retries = [a.backoff.not_before for a in self._stores.values() if a.shelf is None and a.backoff.problem]
         return min([*turns, *retries], default=None)
 
+    @property
+    def next_reading(self) -> float | None:
+        """When a store that is believed has to be read again (monotonic seconds); None where none is believed."""
+        return min((a.read_at for a in self._stores.values() if a.shelf is not None), default=None)
+
     def plan(self, now: datetime) -> Plan:
         """Observe every store and return what would change. Changes nothing."""
-        return self._outcome(self._observe(now, patient=False), now).plan
+        return self._outcome(self._observe(now), now, self._exemptions()).plan
 
     def presences(self, now: datetime) -> Mapping[Network, Mapping[str, Presence]]:
         """Observe every store and tell, for each live ban, how each of them stands to it."""
-        wanted = self._wanted(now)
-        columns = {view.name: _column(view, wanted) for view in self._observe(now, patient=False)}
+        wanted = self._wanted(now, self._exemptions())
+        columns = {view.name: _column(view, wanted) for view in self._observe(now)}
         return {network: {name: column(network) for name, column in columns.items()} for network in self._ledger.bans()}
 
     def reconcile(self, now: datetime, *, patient: bool = False, believing: bool = False) -> Plan:
@@ -115,16 +120,22 @@ class Controller:
         believing  read only those stores that are due for it; of the others believe what is known
         """
         views = [self._look(a, now, patient=patient, believing=believing) for a in self._stores.values()]
-        first = self._outcome(views, now)
+        # A pass that is cut short is made again: until it is over, nothing can be carried.
+        self._heard = -1
+        # Those of one moment, or what came in between would never be noticed.
+        exemptions = self._exemptions()
+        first = self._outcome(views, now, exemptions)
         self._take_over(first, now)
-        wanted = self._note_desired(now)
+        heard = self._ledger.last_change
+        wanted = self._note_desired(now, exemptions)
         try:
             after = [self._settle(view, first.plan.changes, wanted, now) for view in views]
         except Drifted:
             return self.reconcile(now, patient=patient)
-        left = self._outcome(after, now)
+        left = self._outcome(after, now, exemptions)
         for view in after:
             self._shelve(view, left)
+        self._heard = heard
         return left.plan
 
     def carry(self, now: datetime, *, patient: bool) -> bool:
@@ -133,10 +144,12 @@ class Controller:
         Returns False where that is not enough: nothing is known yet, a store is due to be read, exemptions have
         changed, or a network that has changed holds, or lies in, another one. `patient` as in `reconcile`.
         """
-        if not self._hear(now) or any(a.is_due(self._clock(), patient=patient) for a in self._stores.values()):
+        if not self._hear(now):
             return False
+        # What can be carried is not kept waiting by the readings, which may take long.
+        due = [a for a in self._stores.values() if a.is_due(self._clock(), patient=patient)]
         for attached in self._stores.values():
-            if attached.shelf is None or not attached.shelf.waiting:
+            if attached in due or attached.shelf is None or not attached.shelf.is_owed:
                 continue
             if not attached.can_be_carried_to:
                 attached.shelf = None
@@ -145,7 +158,7 @@ class Controller:
                 attached, attached.shelf, now
             ):
                 return False
-        return True
+        return not due
 
     def left(self) -> Plan:
         """Return what is left over as far as is known: what still waits, and the stores that are out of reach."""
@@ -172,8 +185,8 @@ class Controller:
         early = [self._look(attached, now, patient=False, believing=False) for attached in stores]
         if ahead := [view for view in early if view.token is TokenState.AHEAD]:
             # What a later ledger wrote (this one is an older backup) would be nobody's once our token stands there.
-            self._take_over(self._outcome(ahead, now), now)
-        wanted = self._wanted(now)
+            self._take_over(self._outcome(ahead, now, self._exemptions()), now)
+        wanted = self._wanted(now, self._exemptions())
 
         def planned(views: Iterable[View]) -> Plan:
             # Without placements no ban is known to have ended; what then goes is covered by what comes.
@@ -196,8 +209,8 @@ class Controller:
                 log.error(what, name, len(waiting))
         self._undecided = found.undecided
 
-    def _wanted(self, now: datetime) -> Mapping[Network, Ban]:
-        self._last_exemptions = exemptions = self._exemptions() or self._last_exemptions
+    def _wanted(self, now: datetime, exemptions: Exemptions | None) -> Mapping[Network, Ban]:
+        self._last_exemptions = exemptions = exemptions or self._last_exemptions
         if self._ledger.paused(now):
             return {}
         return {
@@ -206,8 +219,8 @@ class Controller:
             if not ban.is_over(now) and (ban.forced or exemptions.find(network) is None)
         }
 
-    def _outcome(self, views: Sequence[View], now: datetime) -> Outcome:
-        exemptions, paused = self._exemptions(), self._ledger.paused(now)
+    def _outcome(self, views: Sequence[View], now: datetime, exemptions: Exemptions | None) -> Outcome:
+        paused = self._ledger.paused(now)
 
         def is_settled(observed: ObservedBan) -> bool:
             if exemptions is not None and exemptions.find(observed.network) is not None:
@@ -225,14 +238,12 @@ class Controller:
             return adopted(observed, store, past, self._rules, exemptions or Exemptions(), now)
 
         room = self._brake.left() if self._brake is not None else sys.maxsize
-        return outcome(
-            self._wanted(now), views, is_settled, adopt if exemptions is not None and not paused else None, room
-        )
+        wanted, may_adopt = self._wanted(now, exemptions), exemptions is not None and not paused
+        return outcome(wanted, views, is_settled, adopt if may_adopt else None, room)
 
-    def _note_desired(self, now: datetime) -> Mapping[Network, Ban]:
+    def _note_desired(self, now: datetime, exemptions: Exemptions | None) -> Mapping[Network, Ban]:
         """Begin anew what changes are carried against."""
-        self._heard = self._ledger.last_change
-        self._desired = dict(self._wanted(now))
+        self._desired = dict(self._wanted(now, exemptions))
         self._index = None
         self._masks, self._was_paused = self._last_exemptions, self._ledger.paused(now)
         return dict(self._desired)
@@ -277,10 +288,11 @@ class Controller:
         proving = not shelf.waiting
         if not own and (shelf.proven or not proving):
             return True
+        # Not known until it is written and on record.
+        attached.shelf = None
         try:
             token, rejections = self._write(attached, own, now, expected=shelf.token)
         except Drifted:
-            attached.shelf = None
             return False
         except (RetryLater, FatalError) as error:
             self._not_written(attached, own, error)
@@ -290,10 +302,12 @@ class Controller:
         present = [c.network for c in done if c.action is not Action.REMOVE and c.network is not None]
         absent = [c.network for c in done if c.action is Action.REMOVE and c.network is not None]
         self._ledger.confirm(attached.store.name, present, absent, token if proving else None)
+        attached.shelf = shelf
         return True
 
-    def _observe(self, now: datetime, *, patient: bool) -> list[View]:
-        return [self._view(attached, now, patient=patient) for attached in self._stores.values()]
+    def _observe(self, now: datetime) -> list[View]:
+        """Look on, which is not the reading that is due."""
+        return [self._view(attached, now, patient=False, noted=False) for attached in self._stores.values()]
 
     def _look(self, attached: Attached, now: datetime, *, patient: bool, believing: bool) -> View:
         began = self._clock()
@@ -317,7 +331,7 @@ class Controller:
             problem=attached.backoff.problem,
         )
 
-    def _view(self, attached: Attached, now: datetime, *, patient: bool) -> View:
+    def _view(self, attached: Attached, now: datetime, *, patient: bool, noted: bool = True) -> View:
         store, backoff = attached.store, attached.backoff
         recorded = self._ledger.recorded_token(store.name)
         unseen = View(
@@ -334,10 +348,12 @@ class Controller:
         try:
             seen = store.observe(now)
         except (RetryLater, FatalError) as error:
-            if backoff.failed(str(error), self._clock(), writing=False):
+            if noted and backoff.failed(str(error), self._clock(), writing=False):
                 log.warning("store=%s unreachable: %s", store.name, error)
             return replace(unseen, problem=str(error))
-        if backoff.succeeded(writing=False):
+        if not noted:
+            backoff.seen(self._clock())
+        elif backoff.succeeded(writing=False):
             log.info("store=%s reachable again", store.name)
         state = token_state(
             seen.token,
@@ -348,7 +364,7 @@ class Controller:
         )
         if state is TokenState.CURRENT and recorded is not None and recorded.layout != store.capabilities.layout:
             state = TokenState.STALE
-        return replace(unseen, observation=seen, token=state, problem=backoff.problem)
+        return replace(unseen, observation=seen, token=state, problem=backoff.problem if backoff.writing else None)
 
     def _settle(
         self,
@@ -441,14 +457,18 @@ class Controller:
         attached.shelf = None
         if view.observation is None or attached.backoff.problem is not None:
             return
+        proven, takes_turns = view.token is TokenState.CURRENT, view.capabilities.turn is not None
+        if not proven and (not takes_turns or view.observation.token is None):
+            # Another got at it between our writing and our reading: it must be read again.
+            return
         # Where changes are taken in turns the rest is not done yet; elsewhere what is left was refused.
-        rest = left.plan.changes if view.capabilities.turn is not None else ()
-        waiting = {change.network: None for change in rest if change.store == view.name and change.network is not None}
+        rest = {c.network: c for c in left.plan.changes if c.store == view.name and c.action is not Action.ADOPT}
+        waiting = {network: None for network in rest if network is not None} if takes_turns else {}
         attached.shelf = Shelf(
             name=view.name,
             capabilities=view.capabilities,
             token=view.observation.token,
-            proven=view.token is TokenState.CURRENT,
+            proven=proven,
             enforcing=view.observation.enforcing,
             foreign=view.observation.foreign,
             bans={ban.network: ban for ban in view.observation.bans},
@@ -456,6 +476,7 @@ class Controller:
             undecided=left.undecided[view.name],
             crowded=view.capabilities.limit is not None and len(self._desired) > view.capabilities.limit,
             waiting=waiting,
+            refused={} if takes_turns else rest,
         )
         if left.undecided[view.name]:
             attached.read_at = min(attached.read_at, self._clock() + self._interval_s)

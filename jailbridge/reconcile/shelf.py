@@ -7,7 +7,7 @@ ledger again.
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from heapq import heapify, heappush, heapreplace
+from heapq import heapify, heapreplace
 from itertools import islice
 
 from jailbridge.model.ban import Ban
@@ -41,6 +41,11 @@ class Shelf:
     refused: dict[Network | None, Change] = field(default_factory=dict)
 
     @property
+    def is_owed(self) -> bool:
+        """Whether there is something to write: changes, or the token that proves that all of them are made."""
+        return bool(self.waiting) or not self.proven
+
+    @property
     def observation(self) -> Observation:
         """What a reading would show if nothing but we had changed anything."""
         bans = tuple(self.bans.values())
@@ -59,8 +64,10 @@ class Shelf:
             yield from filter(None, (self._change(network, wanted) for network in list(self.waiting)))
             return
         news = [network for network in self.waiting if network in wanted or network in self.bans]
-        if all(network in wanted and network not in self.bans for network in news):
-            yield from self._crowded(news, wanted, limit)
+        # A network that lies in another one takes a place without being held: then it takes a look at all of them.
+        full = sum(network in wanted for network in self.bans) == limit
+        if full and all(network in wanted and network not in self.bans for network in news):
+            yield from self._crowded(news, wanted)
         else:
             # Which ones it should hold depends on all of them.
             fitted = fit(wanted, self.capabilities)
@@ -80,9 +87,11 @@ class Shelf:
 
     def note(self, changes: Sequence[Change], rejections: Sequence[Rejection]) -> list[Change]:
         """Take over what the store has acknowledged of these changes; return it."""
-        self.refused.update((rejection.change.network, rejection.change) for rejection in rejections)
-        done = [change for change in changes if change.network not in self.refused]
+        refused = {rejection.change.network: rejection.change for rejection in rejections}
+        done = [change for change in changes if change.network not in refused]
+        self.refused.update(refused)
         for change in done:
+            self.refused.pop(change.network, None)
             if change.network is None:
                 self.enforcing = True
             elif change.action is Action.REMOVE:
@@ -101,17 +110,14 @@ class Shelf:
             return self._step(Action.UPDATE, network, "its end differs", ban)
         return None
 
-    def _crowded(self, coming: Sequence[Network], wanted: Mapping[Network, Ban], limit: int) -> Iterator[Change]:
+    def _crowded(self, coming: Sequence[Network], wanted: Mapping[Network, Ban]) -> Iterator[Change]:
         """Let new bans take the places of shorter ones, as `fit` would."""
         places = [(rank(wanted[network]), network) for network in self.bans if network in wanted]
         heapify(places)
         taken: dict[Network, None] = {}
         for network in coming:
             place = rank(wanted[network]), network
-            if len(places) < limit:
-                heappush(places, place)
-                taken[network] = None
-            elif place > places[0]:
+            if place > places[0]:
                 _, loser = heapreplace(places, place)
                 taken[network] = None
                 if loser in taken:

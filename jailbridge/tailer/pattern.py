@@ -17,6 +17,7 @@ from pathlib import Path
 from jailbridge.config.settings import TailSettings
 from jailbridge.errors import RetryLater
 from jailbridge.model.event import TailPosition
+from jailbridge.model.network import shown
 from jailbridge.tailer.follower import Follower, nothing
 from jailbridge.tailer.opened import identity, open_file, unreadable
 from jailbridge.tailer.rotated import originals, packing
@@ -64,7 +65,7 @@ class Pattern:
     def covers(self, path: str) -> bool:
         """Tell whether a path is one that the pattern may name."""
         folder, name = os.path.split(path)
-        return folder == str(self._folder) and path != self.name and self._matches(name)
+        return folder == str(self._folder) and path != self.name and name.isprintable() and self._matches(name)
 
     def has_changed(self) -> bool:
         """Tell whether a file came or went since the last scan; too close together, it cannot be told."""
@@ -73,7 +74,7 @@ class Pattern:
     def scan(self) -> None:
         """Take up the files that are new and let go of those that are gone.
 
-        Raises RetryLater where the folder cannot be read, or holds more files than MAX_FILES.
+        Raises RetryLater where the folder cannot be read, or holds more files than MAX_FILES or unprintable names.
         """
         self._scanned = self._written_ns()
         entries = self._entries()
@@ -93,6 +94,12 @@ class Pattern:
             raise RetryLater(
                 f"{self.name} names {len(present)} files, and {MAX_FILES} of them at most are followed: "
                 "narrow the pattern, or remove old files"
+            )
+        # The ledger keeps text, and a log line ends with its line: any user of the folder can choose such a name.
+        if unnamable := [name for name in entries if not name.isprintable() and self._matches(name)]:
+            raise RetryLater(
+                f"{self.name} names files that are not followed, since their names are not printable text: "
+                f"rename or remove {shown(min(unnamable))}"
             )
 
     @property
@@ -133,7 +140,7 @@ class Pattern:
         """Return the files to follow with their identities, each once."""
         found: dict[str, tuple[int, int]] = {}
         seen: set[tuple[int, int]] = set()
-        names = sorted(name for name in entries if self._matches(name) and not packing(name))
+        names = sorted(name for name in entries if name.isprintable() and self._matches(name) and not packing(name))
         originals_here = {*names, *(os.path.basename(path) for path in (*self.followers, *self._left))}  # noqa: PTH119
         # A link comes after the file itself.
         for name in sorted(names, key=lambda name: entries[name].is_symlink()):

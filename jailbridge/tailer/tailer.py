@@ -78,7 +78,11 @@ class Tailer:
 
         A batch may hold no line, only refused ones; it too must be committed. Never raises for a file's sake.
         """
-        is_due = self._clock() >= self._rearm_at
+        if is_due := self._clock() >= self._rearm_at:
+            # Also where lines come without end: what is done once a poll is not to be done at each batch.
+            self._rearm_at = self._clock() + POLL_S
+            for one, _ in self._watchers:
+                one.rearm()
         self._scan(is_due=is_due)
         sources = self._sources()
         for _ in range(len(self._turns)):
@@ -86,10 +90,6 @@ class Tailer:
             self._turns.rotate(-1)
             if (batch := self._try(name, partial(sources[name].read, limit))) is not None:
                 return batch
-        if is_due:
-            self._rearm_at = self._clock() + POLL_S
-            for one, _ in self._watchers:
-                one.rearm()
         return None
 
     def commit(self, batch: Batch) -> None:

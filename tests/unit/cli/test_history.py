@@ -175,7 +175,7 @@ def test_stats_counts_who_where_and_when(path: Path, capsys: pytest.CaptureFixtu
     assert (answer["kinds"], answer["dialects"]) == ({"unknown": 4, "udp": 1}, {"1.2": 4, "2": 1})
     assert answer["timeline"] == {
         "bucket_s": 1,
-        "buckets": [{"from": "2026-11-22T06:32:08+00:00", "lines": 5}],
+        "buckets": [{"from": "2026-11-22T06:32:08Z", "lines": 5}],
     }
     stats(path, False, 1)
     shown = capsys.readouterr().out

@@ -115,3 +115,31 @@ def test_a_reader_that_leaves_early_causes_no_noise(tmp_path: Path) -> None:
     done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False)
     assert done.stdout.count("\n") == 1
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("command", [["ban"], ["allow", "add"]])
+@pytest.mark.parametrize("reason", ["two\nlines", "\x1b[2J", "\udcff", "x" * 201])
+def test_a_reason_that_no_log_line_can_carry_is_refused(command: list[str], reason: str, config: Path) -> None:
+    done = jailbridge(*command, "192.0.2.7", "--reason", reason, "--config", str(config))
+    assert done.returncode == 1
+    assert "a reason should be one line" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (config.parent / "ledger.sqlite3").exists()
+
+
+def test_a_restore_during_a_pause_does_not_say_that_bans_are_back(config: Path) -> None:
+    assert jailbridge("ban", "192.0.2.7", "--config", str(config)).returncode == 0
+    assert "1 bans restored" in jailbridge("restore", "--config", str(config)).stdout
+    assert jailbridge("pause", "--config", str(config)).returncode == 0
+    done = jailbridge("restore", "--config", str(config))
+    assert done.returncode == 0
+    assert "restored" not in done.stdout
+    assert "paused" in done.stdout
+
+
+def test_a_restore_where_nothing_is_enforced_does_not_say_that_bans_are_back(config: Path) -> None:
+    assert jailbridge("ban", "192.0.2.7", "--config", str(config)).returncode == 0
+    config.write_text(config.read_text().replace("[policy]", "[policy]\nenforce = false"))
+    done = jailbridge("restore", "--config", str(config))
+    assert "restored" not in done.stdout
+    assert "policy.enforce is false" in done.stdout

@@ -175,7 +175,7 @@ def test_while_an_allow_list_cannot_be_read_nobody_is_banned_and_it_recovers(
     allow_file.write_text("198.18.0.1\n")
     assert names(bans_of(judge, scans("198.18.0.1", "198.18.0.2"), NOW)) == ["198.18.0.2"]
     assert not judge._exemptions.problem
-    assert caplog.messages[-1] == "allow lists are readable again"
+    assert caplog.messages[-1] == "what exempts is readable again"
 
 
 def test_a_list_that_disappears_is_noticed(judge: Judge, allow_file: Path, clock: Clock) -> None:

@@ -10,7 +10,7 @@ from jailbridge.daemon.operations import Operations
 from jailbridge.errors import GiveUp, ParseError, RetryLater
 from jailbridge.ledger import Ledger
 from jailbridge.model.ban import Ban, Origin
-from jailbridge.model.network import network_text, parse_network
+from jailbridge.model.network import Network, network_text, parse_network
 
 
 class Clock:
@@ -270,3 +270,30 @@ def test_a_pause_is_shown_and_ends_by_itself(operations: Operations, clock: Cloc
     assert asked(operations.status())["paused"] is False
     assert operations.ledger.orders.pause_ends is None
     assert not asked(operations.resume())["was_paused"]
+
+
+def test_a_long_list_of_addresses_is_unbanned_from_a_long_ledger_in_no_time(operations: Operations) -> None:
+    bans = [f"10.{n >> 8}.{n & 255}.1" for n in range(5000)]
+    assert cast("dict[str, Any]", operations.ban(bans))["banned"] == bans
+    looked_at = 0
+
+    class Counted(dict[Network, Ban]):
+        def __iter__(self) -> Iterator[Network]:
+            nonlocal looked_at
+            looked_at += len(self)
+            return super().__iter__()
+
+    held = Counted(operations.ledger.bans())
+    found = [operations._bans_of(parse_network(address), held) for address in bans]
+    assert [network_text(network) for group in found for network in group] == bans
+    assert looked_at == 0, "nobody looks at every ban for each address"
+    assert len(cast("dict[str, Any]", operations.unban(bans))["unbanned"]) == 5000
+
+
+@pytest.mark.parametrize("reason", ["two\nlines", "\x1b[2J", "x" * 201])
+def test_a_reason_that_could_play_a_log_line_is_refused(operations: Operations, reason: str) -> None:
+    with pytest.raises(ParseError, match="a reason should be one line"):
+        operations.ban(["203.0.113.7"], reason=reason)
+    with pytest.raises(ParseError, match="a reason should be one line"):
+        operations.allow_add(["203.0.113.7"], reason)
+    assert not operations.ledger.bans()

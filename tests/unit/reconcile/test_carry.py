@@ -403,3 +403,136 @@ def test_a_kill_between_writing_and_confirming_is_made_good(world: World, tmp_pa
 
 def _killed(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_what_the_first_turn_has_done_altogether_is_proven_at_once(world: World) -> None:
+    world.ban("10.0.0.0/8", "10.0.0.1", "10.0.0.2", "10.0.0.3")
+    assert world.controller.reconcile(NOW).agrees, "the last of them is covered by then"
+    assert world.controller.next_turn is not None
+    world.seconds += 1
+    assert world.carry()
+    assert world.ledger.recorded_token("fail2ban") == Token.parse(world.jail.token)
+    assert world.controller.next_turn is None
+
+
+def test_a_network_in_another_counts_for_no_free_place(world: World) -> None:
+    world.ban("10.0.0.0/8")
+    world.controller.reconcile(NOW)
+    world.ban("10.0.0.1", *hosts(2))
+    world.controller.reconcile(NOW)
+    world.ban(*hosts(3, 100), until=NOW + HOUR)
+    world.seconds += 1
+    assert world.carry()
+    assert world.controller.plan(NOW).agrees
+
+
+def test_what_a_store_refuses_in_a_whole_pass_is_left_over(world: World) -> None:
+    world.firewall.refuses = nets("192.0.2.8")
+    world.ban("192.0.2.8")
+    assert not world.controller.reconcile(NOW).agrees
+    assert world.carry()
+    assert [change.network for change in world.controller.left().changes] == [net("192.0.2.8")]
+
+
+def test_a_pass_that_the_ledger_cuts_short_is_made_again(world: World) -> None:
+    world.ban("10.0.0.0/8", "10.0.0.1")
+    confirm = world.ledger.confirm
+    world.ledger.confirm = _killed  # type: ignore[assignment,method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        world.controller.reconcile(NOW, believing=True)
+    world.ledger.confirm = confirm  # type: ignore[method-assign]
+    assert not world.carry()
+    assert world.controller.reconcile(NOW, believing=True).agrees
+    assert world.held()[2] == nets("192.0.2.7", "10.0.0.0/8", "10.0.0.1")
+
+
+def test_a_token_is_not_believed_recorded_where_that_failed(world: World) -> None:
+    world.ban("192.0.2.8")
+    world.seconds += 1
+    confirm = world.ledger.confirm
+    world.ledger.confirm = _killed  # type: ignore[assignment,method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        world.carry()
+    world.ledger.confirm = confirm  # type: ignore[method-assign]
+    if not world.carry():
+        world.controller.reconcile(NOW, believing=True)
+    for store in world.stores:
+        assert str(world.ledger.recorded_token(store.name)) == store.token
+        assert set(world.ledger.placements(store.name).values()) == {Placement.CONFIRMED}
+
+
+def test_a_store_that_loses_all_between_writing_and_reading_back_is_not_believed(world: World) -> None:
+    apply = world.file.apply
+
+    def lost(
+        changes: Sequence[Change], token: Token, now: datetime, *, expected: str | None = None
+    ) -> Sequence[Rejection]:
+        apply(changes, token, now, expected=expected)
+        world.file.lose()
+        return ()
+
+    world.file.apply = lost  # type: ignore[method-assign]
+    world.ban("192.0.2.8")
+    world.controller.reconcile(NOW)
+    world.file.apply = apply  # type: ignore[method-assign]
+    world.seconds += 1
+    assert not world.carry()
+    assert world.controller.reconcile(NOW, believing=True).agrees
+
+
+def test_exemptions_are_those_of_one_moment_in_a_pass(world: World) -> None:
+    masking = Exemptions([Exemption(network=net("192.0.2.7"), why="own", permanent=False)])
+    record = world.ledger.record
+
+    def meanwhile(*given: object, **named: object) -> None:
+        record(*given, **named)  # type: ignore[arg-type]
+        world.exemptions = masking
+
+    world.file.bans[net("192.0.2.8")] = ObservedBan(network=net("192.0.2.8"))
+    world.ledger.record = meanwhile  # type: ignore[method-assign]
+    world.controller.reconcile(NOW)
+    world.ledger.record = record  # type: ignore[method-assign]
+    world.seconds += 1
+    if not world.carry():
+        world.controller.reconcile(NOW, believing=True)
+    assert world.held() == [nets("192.0.2.8")] * 3
+
+
+def test_looking_on_does_not_put_off_a_failing_stores_turn(world: World) -> None:
+    world.jail.reachable = False
+    world.controller.reconcile(NOW)
+    turn = world.controller.next_turn
+    assert turn is not None
+    world.controller.plan(NOW)
+    assert world.controller.next_turn == turn
+    world.jail.reachable = True
+    assert world.controller.plan(NOW).stores["fail2ban"].problem is None
+    assert world.controller.next_turn == world.seconds, "it was found in reach"
+    assert not world.carry()
+
+
+def test_the_next_reading_is_the_first_one_due(world: World) -> None:
+    assert world.controller.next_reading == world.seconds + 30
+    world.attached[1].read_at = world.seconds + 3
+    assert world.controller.next_reading == world.seconds + 3
+    world.jail.reachable = False
+    world.seconds += 3
+    world.controller.reconcile(NOW, patient=True, believing=True)
+    assert world.controller.next_reading == world.seconds + 27, "the one out of reach has turns of its own"
+
+
+def test_a_reading_that_takes_long_holds_up_nothing_that_can_be_carried(world: World) -> None:
+    held_then: list[set[Network]] = []
+    observe = world.jail.observe
+
+    def slow(now: datetime) -> Observation:
+        held_then.append(set(world.firewall.bans))
+        return observe(now)
+
+    world.jail.observe = slow  # type: ignore[method-assign]
+    world.attached[1].read_at = world.seconds
+    world.ban("192.0.2.8")
+    assert not world.carry(), "one is still to be read"
+    world.controller.reconcile(NOW, patient=True, believing=True)
+    assert held_then[0] == nets("192.0.2.7", "192.0.2.8")
+    assert world.held() == [nets("192.0.2.7", "192.0.2.8")] * 3

@@ -317,3 +317,42 @@ def test_lines_too_long_are_counted_by_file(folder: Path) -> None:
 )
 def test_a_pattern_means_what_a_shell_takes_it_for(glob: str, name: str, does: bool) -> None:
     assert matcher(glob)(name) is does
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe.history", b"a\nlevel=INFO banned.history", b"\x1b[2J.history"])
+def test_a_name_that_no_ledger_and_no_log_line_can_carry_is_not_followed_and_told(folder: Path, name: bytes) -> None:
+    clock = Clock()
+    tailer = follow(folder / "*.history", clock=clock)
+    append(Path(os.fsdecode(os.fsencode(folder) + b"/" + name)), b"hostile\n")
+    append(folder / "b.history", b"first\n")
+    assert look(tailer, clock) == [b"first"]
+    (trouble,) = tailer.troubles().values()
+    assert "rename" in trouble
+    assert trouble.isprintable()
+    assert all(path.isprintable() for path in tailer.positions())
+    os.unlink(os.fsencode(folder) + b"/" + name)  # noqa: PTH108
+    assert look(tailer, clock) == []
+    assert tailer.troubles() == {}
+
+
+def test_in_a_storm_the_folder_is_listed_once_a_poll_and_not_at_each_batch(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    append(folder / "a.history", b"old\n")
+    tailer = follow(folder / "*.history", clock=clock)
+    append(folder / "a.history", b"new\n" * 50)
+    listed: list[object] = []
+    scandir = os.scandir
+
+    def counted(path: str) -> object:
+        listed.append(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    clock.now += 2
+    for _ in range(50):
+        batch = tailer.read(1)
+        assert batch is not None
+        tailer.commit(batch)
+    assert len(listed) == 1
