@@ -25,6 +25,10 @@ def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
             yield f"tail.{n}.prefixes", 'name the prefixes of the LOG rules to believe, like ["portscan: "]'
         if tail.prefixes and tail.format not in {TailFormat.AUTO, TailFormat.KERNEL}:
             yield f"tail.{n}.prefixes", 'only "kernel" and "auto" read them: set tail.format to one, or leave them out'
+    networks = [rule.network for rule in settings.policy.network]
+    for n, network in enumerate(networks):
+        if network in networks[:n]:
+            yield f"policy.network.{n}.network", f"{network} has a duration already: leave one of them"
     sensor = settings.sensor
     watched = [
         *without(sensor.tcp_ports, sensor.exclude_tcp_ports),

@@ -14,23 +14,20 @@ from itertools import chain
 from typing import Protocol
 
 from jailbridge.config.settings import PolicySettings
-from jailbridge.errors import FatalError, JailBridgeError, RetryLater
 from jailbridge.ledger import Ledger
 from jailbridge.model.ban import Ban, Decision
-from jailbridge.model.network import Network, NetworkIndex, NetworkSet, network_text
-from jailbridge.model.plan import Action, Change, ObservedBan, Placement, Plan, Rejection, StoreSummary
-from jailbridge.model.token import NO_BOOT, Token, TokenState, token_state
+from jailbridge.model.network import Network, NetworkIndex, NetworkSet
+from jailbridge.model.plan import Change, ObservedBan, Plan, StoreSummary
+from jailbridge.model.token import TokenState
 from jailbridge.policy.decide import Past, adopted
 from jailbridge.policy.exempt import Exemptions
+from jailbridge.reconcile.access import Access
 from jailbridge.reconcile.attached import Attached
 from jailbridge.reconcile.diff import Outcome, Presence, View, fit, outcome, presence
-from jailbridge.reconcile.shelf import Shelf
-from jailbridge.stores.protocol import Drifted, Store
+from jailbridge.stores.protocol import Drifted
 
 log = logging.getLogger("jailbridge.reconcile")
 
-# More changes of a store at once are told as a number; each of them at the level debug.
-TOLD = 20
 # Changes of the ledger taken note of at once.
 NEWS = 10_000
 
@@ -72,9 +69,8 @@ class Controller:
         self._stores = {attached.store.name: attached for attached in stores}
         self._rules = rules
         self._exemptions = exemptions
-        self._boot = boot
         self._clock = clock
-        self._interval_s = interval_s
+        self._access = Access(ledger, boot, clock, interval_s)
         self._last_exemptions = Exemptions()
         # What the shelves are held against: the ledger up to a change of its feed, less whom these exemptions mask.
         self._desired: dict[Network, Ban] = {}
@@ -108,9 +104,10 @@ class Controller:
         return self._outcome(self._observe(now), now, self._exemptions()).plan
 
     def presences(self, now: datetime) -> Mapping[Network, Mapping[str, Presence]]:
-        """Observe every store and tell, for each live ban, how each of them stands to it."""
+        """Observe every store and tell, for each live ban, how each of them stands to it; in a pause none does."""
         wanted = self._wanted(now, self._exemptions())
-        columns = {view.name: _column(view, wanted) for view in self._observe(now)}
+        always = Presence.DISABLED if self._ledger.paused(now) else None
+        columns = {view.name: _column(view, wanted, always) for view in self._observe(now)}
         return {network: {name: column(network) for name, column in columns.items()} for network in self._ledger.bans()}
 
     def reconcile(self, now: datetime, *, patient: bool = False, believing: bool = False) -> Plan:
@@ -119,7 +116,7 @@ class Controller:
         patient    leave failing stores alone until they are due
         believing  read only those stores that are due for it; of the others believe what is known
         """
-        views = [self._look(a, now, patient=patient, believing=believing) for a in self._stores.values()]
+        views = [self._access.look(a, now, patient=patient, believing=believing) for a in self._stores.values()]
         # A pass that is cut short is made again: until it is over, nothing can be carried.
         self._heard = -1
         # Those of one moment, or what came in between would never be noticed.
@@ -129,12 +126,14 @@ class Controller:
         heard = self._ledger.last_change
         wanted = self._note_desired(now, exemptions)
         try:
-            after = [self._settle(view, first.plan.changes, wanted, now) for view in views]
+            after = [
+                self._access.settle(self._stores[view.name], view, first.plan.changes, wanted, now) for view in views
+            ]
         except Drifted:
             return self.reconcile(now, patient=patient)
         left = self._outcome(after, now, exemptions)
         for view in after:
-            self._shelve(view, left)
+            self._access.shelve(self._stores[view.name], view, left, len(wanted))
         self._heard = heard
         return left.plan
 
@@ -154,8 +153,8 @@ class Controller:
             if not attached.can_be_carried_to:
                 attached.shelf = None
                 return False
-            if (not patient or self._clock() >= attached.write_at) and not self._carry_to(
-                attached, attached.shelf, now
+            if (not patient or self._clock() >= attached.write_at) and not self._access.carry(
+                attached, attached.shelf, self._desired, now
             ):
                 return False
         return not due
@@ -182,7 +181,7 @@ class Controller:
         Returns what is left over in those stores.
         """
         stores = [attached for attached in self._stores.values() if attached.store.capabilities.early]
-        early = [self._look(attached, now, patient=False, believing=False) for attached in stores]
+        early = [self._access.look(attached, now, patient=False, believing=False) for attached in stores]
         if ahead := [view for view in early if view.token is TokenState.AHEAD]:
             # What a later ledger wrote (this one is an older backup) would be nobody's once our token stands there.
             self._take_over(self._outcome(ahead, now, self._exemptions()), now)
@@ -194,7 +193,9 @@ class Controller:
             return outcome(wanted, blind, lambda _: False, None).plan
 
         changes = planned(early).changes
-        return planned([self._settle(view, changes, wanted, now, proving=False) for view in early])
+        return planned(
+            self._access.settle(self._stores[view.name], view, changes, wanted, now, proving=False) for view in early
+        )
 
     def _take_over(self, found: Outcome, now: datetime) -> None:
         for name, bans in found.adopted.items():
@@ -282,211 +283,13 @@ class Controller:
                         attached.shelf.expect(network)
         return True
 
-    def _carry_to(self, attached: Attached, shelf: Shelf, now: datetime) -> bool:
-        """Write one turn of what waits; False where the store turned out to hold something else."""
-        own = shelf.turn(self._desired)
-        proving = not shelf.waiting
-        if not own and (shelf.proven or not proving):
-            return True
-        # Not known until it is written and on record.
-        attached.shelf = None
-        try:
-            token, rejections = self._write(attached, own, now, expected=shelf.token)
-        except Drifted:
-            return False
-        except (RetryLater, FatalError) as error:
-            self._not_written(attached, own, error)
-            return True
-        done = shelf.note(own, rejections)
-        shelf.token, shelf.proven = str(token), proving
-        present = [c.network for c in done if c.action is not Action.REMOVE and c.network is not None]
-        absent = [c.network for c in done if c.action is Action.REMOVE and c.network is not None]
-        self._ledger.confirm(attached.store.name, present, absent, token if proving else None)
-        attached.shelf = shelf
-        return True
-
     def _observe(self, now: datetime) -> list[View]:
         """Look on, which is not the reading that is due."""
-        return [self._view(attached, now, patient=False, noted=False) for attached in self._stores.values()]
-
-    def _look(self, attached: Attached, now: datetime, *, patient: bool, believing: bool) -> View:
-        began = self._clock()
-        if believing and attached.can_be_carried_to and not attached.is_due(began, patient=patient):
-            return self._believed(attached)
-        attached.shelf = None
-        view = self._view(attached, now, patient=patient)
-        attached.was_read(self._clock(), self._clock() - began, self._interval_s)
-        return view
-
-    def _believed(self, attached: Attached) -> View:
-        shelf = attached.shelf
-        return View(
-            name=attached.store.name,
-            capabilities=attached.store.capabilities,
-            external=attached.external,
-            observation=shelf.observation if shelf is not None else None,
-            placements=self._ledger.placements(attached.store.name),
-            token=TokenState.CURRENT if shelf is not None and shelf.proven else TokenState.STALE,
-            ever_written=True,
-            problem=attached.backoff.problem,
-        )
-
-    def _view(self, attached: Attached, now: datetime, *, patient: bool, noted: bool = True) -> View:
-        store, backoff = attached.store, attached.backoff
-        recorded = self._ledger.recorded_token(store.name)
-        unseen = View(
-            name=store.name,
-            capabilities=store.capabilities,
-            external=attached.external,
-            observation=None,
-            placements=self._ledger.placements(store.name),
-            ever_written=recorded is not None,
-            problem=backoff.problem,
-        )
-        if patient and self._clock() < backoff.not_before:
-            return unseen
-        try:
-            seen = store.observe(now)
-        except (RetryLater, FatalError) as error:
-            if noted and backoff.failed(str(error), self._clock(), writing=False):
-                log.warning("store=%s unreachable: %s", store.name, error)
-            return replace(unseen, problem=str(error))
-        if not noted:
-            backoff.seen(self._clock())
-        elif backoff.succeeded(writing=False):
-            log.info("store=%s reachable again", store.name)
-        state = token_state(
-            seen.token,
-            recorded=recorded,
-            ledger=self._ledger.id,
-            last_sequence=self._ledger.last_sequence,
-            boot=self._boot_of(store),
-        )
-        if state is TokenState.CURRENT and recorded is not None and recorded.layout != store.capabilities.layout:
-            state = TokenState.STALE
-        return replace(unseen, observation=seen, token=state, problem=backoff.problem if backoff.writing else None)
-
-    def _settle(
-        self,
-        view: View,
-        changes: Iterable[Change],
-        wanted: Mapping[Network, Ban],
-        now: datetime,
-        *,
-        proving: bool = True,
-    ) -> View:
-        """Apply a store's own part of the changes, read it back, note what was seen; return the new view.
-
-        proving  whether the store then holds what it should and nothing else, so that its token proves a later
-                 difference to be somebody's doing
-        """
-        if view.observation is None:
-            return view
-        attached, turn = self._stores[view.name], view.capabilities.turn
-        own = [change for change in changes if change.store == view.name and change.action is not Action.ADOPT]
-        proving = proving and (turn is None or len(own) <= turn)
-        if own or (proving and view.token is not TokenState.CURRENT):
-            view = self._apply(attached, own[:turn], now, proving=proving)
-        if view.observation is None:
-            return view
-        if attached.backoff.succeeded(writing=True):
-            log.info("store=%s written again", view.name)
-        seen = {ban.network for ban in view.observation.bans}
-        fitted = fit(wanted, view.capabilities)
-        present = [n for n in seen if n in fitted and view.placements.get(n) is not Placement.CONFIRMED]
-        absent = [n for n in view.placements if n not in seen and n not in fitted]
-        if present or absent:
-            self._ledger.confirm(view.name, present, absent, None)
-        return replace(view, placements=self._ledger.placements(view.name), problem=None)
-
-    def _apply(self, attached: Attached, own: Sequence[Change], now: datetime, *, proving: bool) -> View:
-        """Write, and read back what was read before. Raises Drifted where the store was only believed."""
-        shelf = attached.shelf
-        try:
-            token, rejections = self._write(attached, own, now, expected=shelf.token if shelf is not None else None)
-        except Drifted:
-            raise
-        except (RetryLater, FatalError) as error:
-            self._not_written(attached, own, error)
-            return replace(self._view(attached, now, patient=True), problem=str(error))
-        if shelf is None:
-            view = self._view(attached, now, patient=False)
-            proving = proving and view.observation is not None and view.observation.token == str(token)
-        else:
-            shelf.note(own, rejections)
-            shelf.token, shelf.proven = str(token), proving
-            view = self._believed(attached)
-        if proving:
-            self._ledger.confirm(attached.store.name, (), (), token)
-            view = replace(view, token=TokenState.CURRENT)
-        return view
-
-    def _write(
-        self, attached: Attached, own: Sequence[Change], now: datetime, *, expected: str | None
-    ) -> tuple[Token, Sequence[Rejection]]:
-        store = attached.store
-        written = [c.network for c in own if c.action in {Action.ADD, Action.UPDATE} and c.network is not None]
-        token = self._ledger.attempt(store.name, written, boot=self._boot_of(store), layout=store.capabilities.layout)
-        rejections = store.apply(own, token, now, expected=expected)
-        attached.write_at = self._clock() + store.capabilities.pause_s
-        if len(own) > TOLD:
-            log.info("store=%s changes=%d", store.name, len(own))
-        if len(own) <= TOLD or log.isEnabledFor(logging.DEBUG):
-            for change in own:
-                log.log(
-                    logging.INFO if len(own) <= TOLD else logging.DEBUG,
-                    "store=%s action=%s address=%s why=%s",
-                    change.store,
-                    change.action,
-                    network_text(change.network) if change.network is not None else "-",
-                    change.why,
-                )
-        self._ledger.story.placed(store.name, own, now)
-        for rejection in rejections:
-            log.error("store=%s refused action=%s: %s", store.name, rejection.change.action, rejection.why)
-        return token, rejections
-
-    def _not_written(self, attached: Attached, own: Sequence[Change], error: JailBridgeError) -> None:
-        attached.shelf = None
-        if attached.backoff.failed(str(error), self._clock(), writing=True):
-            log.warning("store=%s changes=%d not written: %s", attached.store.name, len(own), error)
-
-    def _shelve(self, view: View, left: Outcome) -> None:
-        """Keep what a pass has found, or left, in a store, so that the next changes can be carried there."""
-        attached = self._stores[view.name]
-        attached.shelf = None
-        if view.observation is None or attached.backoff.problem is not None:
-            return
-        proven, takes_turns = view.token is TokenState.CURRENT, view.capabilities.turn is not None
-        if not proven and (not takes_turns or view.observation.token is None):
-            # Another got at it between our writing and our reading: it must be read again.
-            return
-        # Where changes are taken in turns the rest is not done yet; elsewhere what is left was refused.
-        rest = {c.network: c for c in left.plan.changes if c.store == view.name and c.action is not Action.ADOPT}
-        waiting = {network: None for network in rest if network is not None} if takes_turns else {}
-        attached.shelf = Shelf(
-            name=view.name,
-            capabilities=view.capabilities,
-            token=view.observation.token,
-            proven=proven,
-            enforcing=view.observation.enforcing,
-            foreign=view.observation.foreign,
-            bans={ban.network: ban for ban in view.observation.bans},
-            placements=view.placements,
-            undecided=left.undecided[view.name],
-            crowded=view.capabilities.limit is not None and len(self._desired) > view.capabilities.limit,
-            waiting=waiting,
-            refused={} if takes_turns else rest,
-        )
-        if left.undecided[view.name]:
-            attached.read_at = min(attached.read_at, self._clock() + self._interval_s)
-
-    def _boot_of(self, store: Store) -> str:
-        return self._boot if store.capabilities.volatile else NO_BOOT
+        return [self._access.view(attached, now, patient=False, noted=False) for attached in self._stores.values()]
 
 
-def _column(view: View, wanted: Mapping[Network, Ban]) -> Callable[[Network], Presence]:
-    if view.observation is None:
-        return lambda _: Presence.UNREACHABLE
+def _column(view: View, wanted: Mapping[Network, Ban], always: Presence | None) -> Callable[[Network], Presence]:
+    if always is not None or view.observation is None:
+        return lambda _: always or Presence.UNREACHABLE
     fitted, held = fit(wanted, view.capabilities), NetworkSet(ban.network for ban in view.observation.bans)
     return lambda network: presence(network, fitted, held)

@@ -312,6 +312,8 @@ def test_what_a_store_refuses_is_told_once_and_is_left_over(world: World, caplog
         assert world.carry()
     assert caplog.messages.count("store=firewall refused action=add: no room") == 1
     assert [change.network for change in world.controller.left().changes] == [net("192.0.2.8")]
+    story = [told.detail for told in world.ledger.story.of(net("192.0.2.8")) if told.what == "placed"]
+    assert sorted(story) == ["fail2ban: add: test", "hosts_deny: add: test"], "what was refused was not placed"
     assert net("192.0.2.8") not in world.controller._stores["firewall"].shelf.bans  # type: ignore[union-attr]
     world.unban("192.0.2.8")
     world.seconds += 1

@@ -500,6 +500,7 @@ def test_a_pause_empties_the_stores_and_keeps_every_ban_as_it_is(world: World) -
     world.ledger.orders.pause(None)
     assert world.controller.reconcile(NOW).agrees
     assert world.held() == [set()] * 3
+    assert {state for stores in world.controller.presences(NOW).values() for state in stores.values()} == {"disabled"}
     world.by_hand(world.jail, "192.0.2.7")
     assert world.controller.reconcile(NOW).agrees
     assert world.held() == [set()] * 3

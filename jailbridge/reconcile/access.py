@@ -1,0 +1,238 @@
+"""Reads and writes one store for the ledger, and keeps the ledger's record of what was written and seen there.
+
+Decides nothing: what must change is told, what is wanted too.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from jailbridge.errors import FatalError, JailBridgeError, RetryLater
+from jailbridge.ledger import Ledger
+from jailbridge.model.ban import Ban
+from jailbridge.model.network import Network, network_text
+from jailbridge.model.plan import Action, Change, Placement, Rejection
+from jailbridge.model.token import NO_BOOT, Token, TokenState, token_state
+from jailbridge.reconcile.attached import Attached
+from jailbridge.reconcile.diff import Outcome, View, fit
+from jailbridge.reconcile.shelf import Shelf
+from jailbridge.stores.protocol import Drifted, Store
+
+log = logging.getLogger("jailbridge.reconcile")
+
+# More changes of a store at once are told as a number; each of them at the level debug.
+TOLD = 20
+
+
+class Access:
+    """The way to the stores of one ledger, in this boot. `interval_s`: how long one is believed before it is read."""
+
+    def __init__(self, ledger: Ledger, boot: str, clock: Callable[[], float], interval_s: float) -> None:
+        self._ledger = ledger
+        self._boot = boot
+        self._clock = clock
+        self._interval_s = interval_s
+
+    def look(self, attached: Attached, now: datetime, *, patient: bool, believing: bool) -> View:
+        """Read a store, or believe what is known of it where it is not due; `patient`: leave a failing one alone."""
+        began = self._clock()
+        if believing and attached.can_be_carried_to and not attached.is_due(began, patient=patient):
+            return self._believed(attached)
+        attached.shelf = None
+        view = self.view(attached, now, patient=patient)
+        attached.was_read(self._clock(), self._clock() - began, self._interval_s)
+        return view
+
+    def _believed(self, attached: Attached) -> View:
+        shelf = attached.shelf
+        return View(
+            name=attached.store.name,
+            capabilities=attached.store.capabilities,
+            external=attached.external,
+            observation=shelf.observation if shelf is not None else None,
+            placements=self._ledger.placements(attached.store.name),
+            token=TokenState.CURRENT if shelf is not None and shelf.proven else TokenState.STALE,
+            ever_written=True,
+            problem=attached.backoff.problem,
+        )
+
+    def view(self, attached: Attached, now: datetime, *, patient: bool, noted: bool = True) -> View:
+        """Read a store; `noted`: this is the reading that was due, and how it went counts."""
+        store, backoff = attached.store, attached.backoff
+        recorded = self._ledger.recorded_token(store.name)
+        unseen = View(
+            name=store.name,
+            capabilities=store.capabilities,
+            external=attached.external,
+            observation=None,
+            placements=self._ledger.placements(store.name),
+            ever_written=recorded is not None,
+            problem=backoff.problem,
+        )
+        if patient and self._clock() < backoff.not_before:
+            return unseen
+        try:
+            seen = store.observe(now)
+        except (RetryLater, FatalError) as error:
+            if noted and backoff.failed(str(error), self._clock(), writing=False):
+                log.warning("store=%s unreachable: %s", store.name, error)
+            return replace(unseen, problem=str(error))
+        if not noted:
+            backoff.seen(self._clock())
+        elif backoff.succeeded(writing=False):
+            log.info("store=%s reachable again", store.name)
+        state = token_state(
+            seen.token,
+            recorded=recorded,
+            ledger=self._ledger.id,
+            last_sequence=self._ledger.last_sequence,
+            boot=self._boot_of(store),
+        )
+        if state is TokenState.CURRENT and recorded is not None and recorded.layout != store.capabilities.layout:
+            state = TokenState.STALE
+        return replace(unseen, observation=seen, token=state, problem=backoff.problem if backoff.writing else None)
+
+    def settle(
+        self,
+        attached: Attached,
+        view: View,
+        changes: Iterable[Change],
+        wanted: Mapping[Network, Ban],
+        now: datetime,
+        *,
+        proving: bool = True,
+    ) -> View:
+        """Apply a store's own part of the changes, read it back, note what was seen; return the new view.
+
+        proving  whether the store then holds what it should and nothing else, so that its token proves a later
+                 difference to be somebody's doing
+        """
+        if view.observation is None:
+            return view
+        turn = view.capabilities.turn
+        own = [change for change in changes if change.store == view.name and change.action is not Action.ADOPT]
+        proving = proving and (turn is None or len(own) <= turn)
+        if own or (proving and view.token is not TokenState.CURRENT):
+            view = self._apply(attached, own[:turn], now, proving=proving)
+        if view.observation is None:
+            return view
+        if attached.backoff.succeeded(writing=True):
+            log.info("store=%s written again", view.name)
+        seen = {ban.network for ban in view.observation.bans}
+        fitted = fit(wanted, view.capabilities)
+        present = [n for n in seen if n in fitted and view.placements.get(n) is not Placement.CONFIRMED]
+        absent = [n for n in view.placements if n not in seen and n not in fitted]
+        if present or absent:
+            self._ledger.confirm(view.name, present, absent, None)
+        return replace(view, placements=self._ledger.placements(view.name), problem=None)
+
+    def carry(self, attached: Attached, shelf: Shelf, desired: Mapping[Network, Ban], now: datetime) -> bool:
+        """Write one turn of what waits; False where the store turned out to hold something else."""
+        own = shelf.turn(desired)
+        proving = not shelf.waiting
+        if not own and (shelf.proven or not proving):
+            return True
+        # Not known until it is written and on record.
+        attached.shelf = None
+        try:
+            token, rejections = self._write(attached, own, now, expected=shelf.token)
+        except Drifted:
+            return False
+        except (RetryLater, FatalError) as error:
+            self._not_written(attached, own, error)
+            return True
+        done = shelf.note(own, rejections)
+        shelf.token, shelf.proven = str(token), proving
+        present = [c.network for c in done if c.action is not Action.REMOVE and c.network is not None]
+        absent = [c.network for c in done if c.action is Action.REMOVE and c.network is not None]
+        self._ledger.confirm(attached.store.name, present, absent, token if proving else None)
+        attached.shelf = shelf
+        return True
+
+    def shelve(self, attached: Attached, view: View, left: Outcome, desired: int) -> None:
+        """Keep what a pass has found, or left, in a store, so that the next changes can be carried there.
+
+        `desired`: how many bans there are in all.
+        """
+        attached.shelf = None
+        if view.observation is None or attached.backoff.problem is not None:
+            return
+        proven, takes_turns = view.token is TokenState.CURRENT, view.capabilities.turn is not None
+        if not proven and (not takes_turns or view.observation.token is None):
+            # Another got at it between our writing and our reading: it must be read again.
+            return
+        # Where changes are taken in turns the rest is not done yet; elsewhere what is left was refused.
+        rest = {c.network: c for c in left.plan.changes if c.store == view.name and c.action is not Action.ADOPT}
+        waiting = {network: None for network in rest if network is not None} if takes_turns else {}
+        attached.shelf = Shelf(
+            name=view.name,
+            capabilities=view.capabilities,
+            token=view.observation.token,
+            proven=proven,
+            enforcing=view.observation.enforcing,
+            foreign=view.observation.foreign,
+            bans={ban.network: ban for ban in view.observation.bans},
+            placements=view.placements,
+            undecided=left.undecided[view.name],
+            crowded=view.capabilities.limit is not None and desired > view.capabilities.limit,
+            waiting=waiting,
+            refused={} if takes_turns else rest,
+        )
+        if left.undecided[view.name]:
+            attached.read_at = min(attached.read_at, self._clock() + self._interval_s)
+
+    def _apply(self, attached: Attached, own: Sequence[Change], now: datetime, *, proving: bool) -> View:
+        """Write, and read back what was read before. Raises Drifted where the store was only believed."""
+        shelf = attached.shelf
+        try:
+            token, rejections = self._write(attached, own, now, expected=shelf.token if shelf is not None else None)
+        except Drifted:
+            raise
+        except (RetryLater, FatalError) as error:
+            self._not_written(attached, own, error)
+            return replace(self.view(attached, now, patient=True), problem=str(error))
+        if shelf is None:
+            view = self.view(attached, now, patient=False)
+            proving = proving and view.observation is not None and view.observation.token == str(token)
+        else:
+            shelf.note(own, rejections)
+            shelf.token, shelf.proven = str(token), proving
+            view = self._believed(attached)
+        if proving:
+            self._ledger.confirm(attached.store.name, (), (), token)
+            view = replace(view, token=TokenState.CURRENT)
+        return view
+
+    def _write(
+        self, attached: Attached, own: Sequence[Change], now: datetime, *, expected: str | None
+    ) -> tuple[Token, Sequence[Rejection]]:
+        store = attached.store
+        written = [c.network for c in own if c.action in {Action.ADD, Action.UPDATE} and c.network is not None]
+        token = self._ledger.attempt(store.name, written, boot=self._boot_of(store), layout=store.capabilities.layout)
+        rejections = store.apply(own, token, now, expected=expected)
+        attached.write_at = self._clock() + store.capabilities.pause_s
+        refused = {rejection.change for rejection in rejections}
+        done = [change for change in own if change not in refused]
+        self._ledger.story.placed(store.name, done, now)
+        self._tell(store.name, done)
+        for rejection in rejections:
+            log.error("store=%s refused action=%s: %s", store.name, rejection.change.action, rejection.why)
+        return token, rejections
+
+    def _tell(self, store: str, done: Sequence[Change]) -> None:
+        level = logging.INFO if len(done) <= TOLD else logging.DEBUG
+        if level == logging.DEBUG:
+            log.info("store=%s changes=%d", store, len(done))
+        if log.isEnabledFor(level):
+            for change in done:
+                address = network_text(change.network) if change.network is not None else "-"
+                log.log(level, "store=%s action=%s address=%s why=%s", store, change.action, address, change.why)
+
+    def _not_written(self, attached: Attached, own: Sequence[Change], error: JailBridgeError) -> None:
+        attached.shelf = None
+        if attached.backoff.failed(str(error), self._clock(), writing=True):
+            log.warning("store=%s changes=%d not written: %s", attached.store.name, len(own), error)
+
+    def _boot_of(self, store: Store) -> str:
+        return self._boot if store.capabilities.volatile else NO_BOOT
