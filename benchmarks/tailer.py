@@ -7,9 +7,11 @@
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -28,6 +30,7 @@ from sensor import Sizes, machine
 
 from jailbridge import process
 from jailbridge.config.settings import TailSettings
+from jailbridge.daemon.run import GARBAGE
 from jailbridge.errors import FatalError, JailBridgeError, ParseError
 from jailbridge.history.dialects import format_1, format_2
 from jailbridge.history.formats import reader
@@ -93,7 +96,7 @@ def write_history(path: Path, addresses: list[str], form: TailFormat, begin: dat
         for number, address in enumerate(addresses):
             protocol = chance.choice([Protocol.TCP, Protocol.UDP])
             event = ScanEvent(
-                time=begin + timedelta(seconds=number * spacing_s, milliseconds=chance.randrange(1000)),
+                time=begin + timedelta(seconds=number * spacing_s),
                 address=IPv4Address(address),
                 port=chance.randrange(1, 1024),
                 protocol=protocol,
@@ -124,20 +127,21 @@ def read(sizes: Sizes, form: TailFormat, distinct: int | None, ours: bool) -> Ru
         sources = random_sources(lines, min(distinct or lines, lines))
         write_history(history, sources, form, datetime.now(UTC) - timedelta(days=1), SPACING_S)
         if not ours:
-            seconds, _, out = finished([REGEX, str(history), filter_of(form, folder)])
+            seconds, out = finished([REGEX, str(history), filter_of(form, folder)])
             accepted, inside = figures.matched(out)
+            tailed = inside
         else:
             check = [*JAILBRIDGE, "history", "check", "--format", form]
-            seconds, _, out = finished([*check, str(history)])
+            seconds, out = finished([*check, str(history)])
             inside = seconds - finished([*check, os.devnull])[0]
-            events = json.loads(finished([sys.executable, __file__, "--read", str(history), form])[2])
+            events = json.loads(finished([sys.executable, __file__, "--read", str(history), form])[1])
             accepted, tailed = events["accepted"], events["seconds"]
         if accepted != lines:
             raise FatalError(f"{accepted} of {lines} lines were read: {out[-300:]}")
         return {
             "net of start-up_lines/s": lines / inside,
             "whole process_lines/s": lines / seconds,
-            "tailed, to events_lines/s": lines / (tailed if ours else inside),
+            "tailed, to events_lines/s": lines / tailed,
         }
 
 
@@ -156,8 +160,8 @@ def memory(sizes: Sizes, ours: bool) -> Run:
             )
             form = TailFormat.PORTSENTRY_1
             own = [sys.executable, __file__, "--read", str(history), form]
-            _, peak, _ = finished(own if ours else [REGEX, str(history), filter_of(form, folder)])
-            run[f"peak at {lines:,} lines_MiB"] = peak
+            argv = own if ours else [REGEX, str(history), filter_of(form, folder)]
+            run[f"peak at {lines:,} lines_MiB"] = peak_of(argv)
     return run
 
 
@@ -171,6 +175,7 @@ def filter_of(form: TailFormat, folder: Path) -> str:
 
 def read_here(path: Path, form: TailFormat) -> None:
     """Read a history in this process, as the daemon does; print the seconds and what the lines were."""
+    gc.set_threshold(GARBAGE, 20, 20)
     parse, now = reader(form), datetime.now(UTC)
     follower = Follower(TailSettings(path=path, format=form), path, None, from_end=False)
     accepted = refused = 0
@@ -188,20 +193,34 @@ def read_here(path: Path, form: TailFormat) -> None:
     print(json.dumps({"seconds": seconds, "accepted": accepted, "refused": refused}))
 
 
-def finished(argv: list[str]) -> tuple[float, float, str]:
-    """Run a program to its end; return its seconds, its own peak memory in MiB, and its output. Raises FatalError."""
+def finished(argv: list[str]) -> tuple[float, str]:
+    """Run a program to its end; return its seconds and its output. Raises FatalError."""
     with tempfile.TemporaryFile() as out:
         start = time.perf_counter()
-        running = process.start([process.find(argv[0], FAIL2BAN), *argv[1:]], log=out)
-        # Of this child alone, where getrusage(2) knows only the largest of all.
-        _, status, usage = os.wait4(running.pid, 0)
+        code = process.start([process.find(argv[0], FAIL2BAN), *argv[1:]], log=out).wait()
         seconds = time.perf_counter() - start
-        running.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         text = out.read().decode(errors="replace")
-    if running.returncode != 0:
+    if code != 0:
         raise FatalError(f"{' '.join(argv)}: {text[-300:]}")
-    return seconds, usage.ru_maxrss / 1024, text
+    return seconds, text
+
+
+def peak_of(argv: list[str]) -> float:
+    """Run a program to its end; return the most memory that it had, in MiB, looked at every 20 ms (proc(5), VmHWM).
+
+    getrusage(2) would count this process too, from which it was forked.
+    """
+    running = process.start([process.find(argv[0], FAIL2BAN), *argv[1:]])
+    peak = 0
+    while running.poll() is None:
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{running.pid}/status").read_text()
+            peak = max([peak, *(int(kib) for kib in re.findall(r"VmHWM:\s+(\d+) kB", status))])
+        time.sleep(0.02)
+    if running.returncode != 0:
+        raise FatalError(f"{' '.join(argv)}: exit code {running.returncode}")
+    return peak / 1024
 
 
 # Acting
@@ -225,7 +244,7 @@ def burst(sizes: Sizes, sources: int, lines: int) -> Run:
         plan = [*JAILBRIDGE, "plan", "--config", str(folder / "jailbridge.toml")]
         until("the stores agree", lambda: quiet([*inside, *plan]))
         agreed = seconds()
-        rules = finished([*inside, "nft", "list", "set", "inet", "jailbridge", "hosts4"])[2]
+        rules = finished([*inside, "nft", "list", "set", "inet", "jailbridge", "hosts4"])[1]
         held = figures.banned(rules, frozenset(map(source, range(number))))
         return {
             "last ban in nftables_s": banned,
@@ -243,7 +262,7 @@ def burst_fail2ban(sizes: Sizes, lines: int) -> Run:
     with workspace() as folder, _running(folder, _fail2ban(folder)) as running:
         listing = ["nsenter", "-t", str(running.pid), "-n", "nft", "list", "ruleset"]
         seconds = appended(folder, number, number)
-        until("all are banned", lambda: figures.banned(finished(listing)[2], wanted) == number)
+        until("all are banned", lambda: figures.banned(finished(listing)[1], wanted) == number)
         banned = seconds()
         return {"last ban in nftables_s": banned, "for 1,000 bans_s": banned * 1000 / number, "banned_%": 100.0}
 
