@@ -10,21 +10,7 @@ from jailbridge.model.network import shown
 
 def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield (key, problem) for settings that are possible each by itself and not together."""
-    names = [tail.name for tail in settings.tail]
-    for n, tail in enumerate(settings.tail):
-        if (tail.path is None) == (tail.journal is None):
-            yield f"tail.{n}.path", "name either a path or a journal"
-        elif tail.name in names[:n]:
-            key = "path" if tail.journal is None else "journal"
-            yield f"tail.{n}.{key}", f"{shown(tail.name)} is followed twice: leave one [[tail]] of it"
-        if tail.path is not None and not PATTERN.isdisjoint(str(tail.path.parent)):
-            yield f"tail.{n}.path", 'only its last part may have "*", "?" or "[": a folder is named as it is'
-        if tail.journal is not None and tail.watch is not Watch.AUTO:
-            yield f"tail.{n}.watch", "the journal tells by itself what is new: leave it out"
-        if (tail.format is TailFormat.KERNEL or tail.journal == "kernel") and not tail.prefixes:
-            yield f"tail.{n}.prefixes", 'name the prefixes of the LOG rules to believe, like ["portscan: "]'
-        if tail.prefixes and tail.format not in {TailFormat.AUTO, TailFormat.KERNEL}:
-            yield f"tail.{n}.prefixes", 'only "kernel" and "auto" read them: set tail.format to one, or leave them out'
+    yield from _tails(settings)
     networks = [rule.network for rule in settings.policy.network]
     for n, network in enumerate(networks):
         if network in networks[:n]:
@@ -40,6 +26,24 @@ def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "sensor.banner", 'only the mode "connect" has somebody to send it to: set that, or leave the banner empty'
     if sensor.mode is SensorMode.CONNECT and sensor.ack_scans:
         yield "sensor.ack_scans", 'only the mode "stealth" sees them: set that, or leave it false'
+
+
+def _tails(settings: Settings) -> Iterator[tuple[str, str]]:
+    names = [tail.name for tail in settings.tail]
+    for n, tail in enumerate(settings.tail):
+        if (tail.path is None) == (tail.journal is None):
+            yield f"tail.{n}.path", "name either a path or a journal"
+        elif tail.name in names[:n]:
+            key = "path" if tail.journal is None else "journal"
+            yield f"tail.{n}.{key}", f"{shown(tail.name)} is followed twice: leave one [[tail]] of it"
+        if tail.path is not None and not PATTERN.isdisjoint(str(tail.path.parent)):
+            yield f"tail.{n}.path", 'only its last part may have "*", "?" or "[": a folder is named as it is'
+        if tail.journal is not None and tail.watch is not Watch.AUTO:
+            yield f"tail.{n}.watch", "the journal tells by itself what is new: leave it out"
+        if (tail.format is TailFormat.KERNEL or tail.journal == "kernel") and not tail.prefixes:
+            yield f"tail.{n}.prefixes", 'name the prefixes of the LOG rules to believe, like ["portscan: "]'
+        if tail.prefixes and tail.format not in {TailFormat.AUTO, TailFormat.KERNEL}:
+            yield f"tail.{n}.prefixes", 'only "kernel" and "auto" read them: set tail.format to one, or leave them out'
 
 
 def unbuilt(settings: Settings) -> Iterator[tuple[str, str]]:

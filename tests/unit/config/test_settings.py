@@ -207,11 +207,7 @@ def test_a_value_of_the_wrong_type_is_a_problem(text: str, key: str, said: str) 
         ("[policy]\nmax_new_bans_per_minute = 100000000000000000000", "policy.max_new_bans_per_minute"),
         ("[policy]\nmax_new_spoofable_per_minute = 100000000000000000000", "policy.max_new_spoofable_per_minute"),
         ('[[policy.network]]\nnetwork = "10.0.0.0/8"', "policy.network.0.ban_for"),
-        (
-            '[[policy.network]]\nnetwork = "10.0.0.0/8"\nban_for = "1d"\n'
-            '[[policy.network]]\nnetwork = "10.1.2.3/8"\nban_for = "2d"',
-            "policy.network.1.network",
-        ),
+        (2 * '[[policy.network]]\nnetwork = "10.1.2.3/8"\nban_for = "1d"\n', "policy.network.1.network"),
         ('[[policy.network]]\nnetwork = "10.0.0.0/64"\nban_for = "1d"', "policy.network.0.network"),
         ('[stores.hosts_deny]\nrule = "ALL: ALL"', "stores.hosts_deny.rule"),
         ('[stores.hosts_deny]\nrule = "{address}: ALL"', "stores.hosts_deny.rule"),
