@@ -29,6 +29,7 @@ PROGRAMS = {
 MORE_PROGRAMS = {
     "portsentry": "portsentry; make test only unpacks it",
     "sshd": "openssh-server; make test only unpacks it",
+    "ssh": "openssh-client",
     "logrotate": "logrotate; make test only unpacks it",
     "journalctl": "systemd",
     "systemd-journal-remote": "systemd-journal-remote; make test only unpacks it",

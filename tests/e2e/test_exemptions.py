@@ -166,6 +166,7 @@ def logged_in(lab: Lab, outside: Callable[..., Running], key: Path) -> Iterator[
 
 
 @pytest.mark.needs("sshd")
+@pytest.mark.needs("ssh")
 def test_who_is_logged_in_is_exempt_until_logged_out_and_a_mere_connection_is_not(
     lab: Lab, outside: Callable[..., Running]
 ) -> None:

@@ -565,7 +565,9 @@ def test_answers_to_the_hosts_own_questions_are_no_probes(watch: Callable[..., W
         "import socket\n"
         "with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:\n"
         "    sock.bind(('', 40001))\n"
-        f"    sock.sendto(b'question', ('{PEER_4}', 53))\n"
+        # Not connected it would be a service, to whoever looks in that moment.
+        f"    sock.connect(('{PEER_4}', 53))\n"
+        "    sock.send(b'question')\n"
     )
     assert inside(HOST, sys.executable, "-c", script).returncode == 0
     # The socket is closed already when the answers come, from the server's port and from another (TFTP).

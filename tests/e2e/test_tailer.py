@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -48,7 +49,10 @@ class Log:
     """A log in a folder of its own, with numbered lines, and logrotate for it."""
 
     def __init__(self, folder: Path, how: str) -> None:
-        self.logrotate = process.find("logrotate", "logrotate")
+        # It may be only unpacked.
+        found = shutil.which("logrotate", path=f"{process.SEARCH_PATH}{os.pathsep}{os.environ['PATH']}")
+        assert found is not None
+        self.logrotate = found
         self.folder = folder / "log"
         (self.folder / "old").mkdir(parents=True)
         self.path = self.folder / "portsentry.history"
