@@ -180,7 +180,7 @@ def test_who_is_logged_in_is_exempt_until_logged_out_and_a_mere_connection_is_no
     sshd = lab.spawn("sshd", ["unshare", "--mount", "sh", "-c", WITH_OWN_RUN, str(folder), *argv])
     lab.wait("sshd listens", lambda: "listening" in lab.tail("sshd", 1) or sshd.poll() is not None)
     assert sshd.poll() is None, lab.tail("sshd")
-    beside_sshd = ["nsenter", "--target", str(sshd.pid), "--mount"]
+    beside_sshd = ["nsenter", "--target", str(sshd.pid), "--mount", "--root"]
     daemon = lab.spawn("jailbridge", [*beside_sshd, *lab.jailbridge_argv("run")])
     lab.wait("jailbridge run answers", is_running(lab, daemon))
 
