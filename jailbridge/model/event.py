@@ -119,7 +119,8 @@ class Report(NamedTuple):
 class TailPosition:
     """How far a followed file has been read: everything before `offset` (bytes) of this very inode.
 
-    `head` is a fingerprint of the file's first bytes: it tells a reused inode from the same file.
+    `head` is a fingerprint of the file's first bytes, which tells a reused inode from the same file, and when what was
+    read last was written.
     Inode 0 is a file that did not exist yet.
     """
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from jailbridge.config.settings import TailSettings
 from jailbridge.errors import RetryLater
 from jailbridge.model.event import MAX_LINE, TailPosition
-from jailbridge.tailer.opened import OpenFile, Reading, identity, mark, open_file, status_of, unreadable
+from jailbridge.tailer.opened import OpenFile, Reading, identity, mark, open_file, status_of, told, unreadable
 from jailbridge.tailer.rotated import Rotated
 from jailbridge.tailer.source import Batch
 
@@ -48,6 +48,8 @@ class Follower:
         self._file: OpenFile | None = None
         self._from = position or (None if from_end else nothing(path))
         self._replaced_at: float | None = None
+        # When the file at whose start we are was last written to, as of the last look for what goes before it.
+        self._looked_ns: int | None = None
         self._batch: Batch | None = None
         self.refused = 0
         self._unreported = 0
@@ -110,7 +112,7 @@ class Follower:
         if self._file is not None:
             self._from = self._file.position
             self._file.close()
-        self._file = self._batch = self._replaced_at = None
+        self._file = self._batch = self._replaced_at = self._looked_ns = None
 
     def _read(self, limit: int) -> Batch | None:
         while self._file is not None or self._open():
@@ -120,7 +122,7 @@ class Follower:
             is_finished = self._is_finished(file)
             batch = file.read(limit)
             if not file.holds(file.position) or self._was_emptied_unread(file, batch):
-                self.close()
+                self._look_again(file)
             elif batch.position != file.position:
                 return Batch(tail=self._tail, lines=batch.lines, position=batch.position, refused=batch.refused)
             elif not is_finished or not self._go_on(file):
@@ -129,43 +131,46 @@ class Follower:
 
     def _open(self) -> bool:
         """Open the file in which reading goes on; False where there is none now."""
-        wanted = self._from
         file = open_file(self._path, self._path)
-        if wanted is None:
-            if file is not None:
-                file.move_to(file.size)
-            self._from = nothing(self._path)
-        elif wanted.offset == 0:
-            # A number that is free may be given again at once: a rotated file that goes before this one decides.
-            file = self._unread_before(wanted, file) or file
-            if file is not None:
-                file.begin_after(wanted.head)
-                if wanted.inode not in {0, file.identity[1]}:
-                    self._say_maybe_lost(wanted, "the empty file that was followed is gone")
-        elif file is not None and file.identity[1] == wanted.inode and file.holds(wanted):
+        wanted = self._from or nothing(self._path)
+        if self._from is None and file is not None:
+            file.move_to(file.size)
+        elif wanted.offset and file is not None and file.identity[1] == wanted.inode and file.holds(wanted):
             file.move_to(wanted.offset)
         else:
-            file = self._rotated.find(wanted) or file
-            if file is not None and file.position.offset < wanted.offset:
-                self._say_maybe_lost(
-                    wanted,
-                    "what was read last is neither there nor in a rotated file beside it, so what is there is read "
-                    "from its start",
-                )
+            if not wanted.head:
+                wanted = self._from = replace(wanted, head=self._rotated.all_read())
+            # A number that is free may be given again at once: a rotated file that goes before this one decides.
+            file = self._unread_before(wanted, file) or file
+            if file is not None and file.position.offset == 0:
+                file.begin_after(wanted.head)
+                self._say_if_lost(wanted, file)
         self._file = file
         return file is not None
+
+    def _look_again(self, file: OpenFile) -> None:
+        """Let go of an emptied file to find what it held; of a deleted one the text since then is nowhere else."""
+        if file.is_deleted and self._unread_before(file.position, file) is None:
+            file.begin_after(file.position.head)
+        else:
+            self.close()
 
     def _unread_before(self, position: TailPosition, file: OpenFile | None) -> OpenFile | None:
         """Open the rotated file that goes before `file`, which is at its start; None where there is none."""
         found = self._rotated.find(position)
+        if found is None or file is None or found.position.offset or not found.size:
+            return found
         # A copy of what `file` itself still holds: copytruncate empties it only then.
-        is_copy = found is not None and file is not None and found.size > 0 and found.begins_like(file)
-        return None if is_copy else found
+        is_copy = found.identity[1] != position.inode and found.begins_like(file)
+        is_later = file.is_deleted and found.written_ns > file.written_ns
+        return None if is_copy or is_later else found
 
     def _was_emptied_unread(self, file: OpenFile, reading: Reading) -> bool:
         """Tell whether what a file first held was copied away before anything of it was read (copytruncate)."""
-        if file.position.offset or not reading.position.offset:
+        written_ns = file.written_ns
+        if file.position.offset or (not reading.position.offset and written_ns == self._looked_ns):
             return False
+        self._looked_ns = written_ns
         found = self._unread_before(file.position, file)
         return found is not None and found.identity != file.identity
 
@@ -195,7 +200,7 @@ class Follower:
         if (rest := file.size - file.position.offset) > 0:
             _log.warning("event=half-line-dropped path=%s bytes=%d reason=its file was rotated", self._path, rest)
         # What a rotated file that is not there yet must be newer than, should it go before the next one.
-        head = mark(self._rotated.last_written_ns(file), file)
+        head = mark(told(file.position.head)[0], self._rotated.last_written_ns(file))
         self.close()
         self._from = replace(nothing(self._path), head=head)
         if following is not None:
@@ -203,7 +208,15 @@ class Follower:
         self._file = following
         return following is not None
 
-    def _say_maybe_lost(self, wanted: TailPosition, reason: str) -> None:
+    def _say_if_lost(self, wanted: TailPosition, file: OpenFile) -> None:
+        """Say, where `file` is read from its start after `wanted`, that lines between them may be missing."""
+        if wanted.offset:
+            reason = "what was read last is neither there nor in a rotated file beside it, so what is there is read "
+            reason += "from its start"
+        elif wanted.inode not in {0, file.identity[1]}:
+            reason = "the empty file that was followed is gone"
+        else:
+            return
         if unreadable_ones := self._rotated.unreadable_ones():
             reason += f" (compressed so that it cannot be read here: {', '.join(unreadable_ones[:3])})"
         _log.warning("event=lines-maybe-lost path=%s offset=%d reason=%s", self._path, wanted.offset, reason)

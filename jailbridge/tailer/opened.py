@@ -73,8 +73,9 @@ class OpenFile:
         """Tell whether the file begins like the one of `position` and reaches as far, whatever its inode."""
         if position.offset == 0 or self.size < position.offset:
             return position.offset == 0
-        length = position.head.partition(":")[0]
-        return length.isdecimal() and fingerprint(os.pread(self._fd, min(int(length), HEAD), 0)) == position.head
+        begins, _ = told(position.head)
+        length = head_length(begins)
+        return length > 0 and fingerprint(os.pread(self._fd, length, 0)) == begins
 
     def begins_like(self, other: "OpenFile") -> bool:
         """Tell whether another file begins with the same bytes as this one."""
@@ -86,7 +87,7 @@ class OpenFile:
         self.position = self._position(offset)
 
     def begin_after(self, head: str) -> None:
-        """Begin at the start; `head` (see `mark`) says there what came before."""
+        """Begin at the start; `head` says there what was read before."""
         self.position = replace(self._position(0), head=head)
 
     def has_writer(self) -> bool:
@@ -129,7 +130,7 @@ class OpenFile:
 
     def _position(self, offset: int) -> TailPosition:
         device, inode = self.identity
-        head = fingerprint(os.pread(self._fd, min(HEAD, offset), 0))
+        head = mark(fingerprint(os.pread(self._fd, min(HEAD, offset), 0)), self.written_ns)
         return TailPosition(path=self._path, device=device, inode=inode, offset=offset, head=head)
 
 
@@ -175,15 +176,24 @@ def fingerprint(head: bytes) -> str:
     return f"{len(head)}:{sha256(head).hexdigest()[:16]}"
 
 
-def mark(after_ns: int, drained: OpenFile) -> str:
-    """Return the head of a position at a file's start: `drained` was read to its end, and what else is as old."""
-    return f"0:{after_ns}:{drained.position.head}"
+def head_length(begins: str) -> int:
+    """Return of how many bytes a fingerprint is, 0 where it tells nothing."""
+    length = begins.partition(":")[0]
+    return min(int(length), HEAD) if length.isdecimal() else 0
 
 
-def marked(position: TailPosition) -> tuple[int, str] | None:
-    """Return (time of the last writing in ns, head) of what was read before, None where nothing says so."""
-    match = re.fullmatch(r"0:([0-9]{1,20}):([0-9]{1,3}:.{1,64})", position.head)
-    return None if match is None else (int(match[1]), match[2])
+def mark(begins: str, written_ns: int) -> str:
+    """Return the head of a position: how the file read last begins, and when it, or an older one, was last written to.
+
+    A position at a start says there what was read before, if anything.
+    """
+    return f"{begins}:{written_ns}"
+
+
+def told(head: str) -> tuple[str, int | None]:
+    """Return what `mark` was given; a time of None where a position has none."""
+    match = re.fullmatch(r"([0-9]{1,3}:[0-9a-f]{16}):(-?[0-9]{1,30})", head)
+    return (head, None) if match is None else (match[1], int(match[2]))
 
 
 def open_file(path: Path, reported_as: Path, *, flags: int = 0) -> OpenFile | None:

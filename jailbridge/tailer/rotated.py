@@ -17,7 +17,16 @@ from typing import NamedTuple
 
 from jailbridge.errors import ParseError
 from jailbridge.model.event import TailPosition
-from jailbridge.tailer.opened import HEAD, OpenFile, fingerprint, identity, marked, open_file, unreadable
+from jailbridge.tailer.opened import (
+    OpenFile,
+    fingerprint,
+    head_length,
+    identity,
+    mark,
+    open_file,
+    told,
+    unreadable,
+)
 from jailbridge.tailer.unpacked import READABLE, UNREADABLE, begins_with, open_text
 
 MAX_FOLDERS = 200
@@ -101,41 +110,36 @@ class Rotated:
         """Open the rotated file in which reading goes on after `position`, None where there is none.
 
         First the file itself under another name, then a copy of it (copytruncate empties the original; a compressed
-        one); both at the offset. Last the file itself emptied before it was rotated, at its start: the inode's text
-        is all new then, even where the number went to another file. A position at a start that says what was read
-        before it leads to what was written after that. Raises RetryLater.
+        one); both at the offset. Where there is neither, or the position is at a start, the oldest of those that are
+        all new: the file itself, emptied before it was rotated, and what was written to after what was read last.
+        Raises RetryLater.
         """
-        if position.offset == 0:
-            return self._find_unread(position)
-        near = [*self._neighbours(), *self._below()]
-        # The device is not compared: the number of a btrfs or overlay mount may change at a reboot.
-        moved = [one for one in near if one.identity[1] == position.inode]
-        copies = [one for one in near if one.style is not None]
-        copies.sort(key=lambda copy: copy.written_ns, reverse=True)
-        for one in (*moved, *copies):
-            if self._has(one, position.head) and (file := self._open(one)) is not None and file.holds(position):
-                file.move_to(position.offset)
-                return file
-        return self._first([one for one in moved if one.style is not None])
-
-    def _find_unread(self, position: TailPosition) -> OpenFile | None:
-        """Open the oldest of the rotated files that are all new after a position at a start."""
-        beside = [one for one in self._neighbours() if one.style is not None]
-        below = self._below()
-        unread = [one for one in (*beside, *below) if one.identity[1] == position.inode]
-        if (before := marked(position)) is not None:
-            after_ns, head = before
-            ours = {one.path.parent for one in below if self._has(one, head)}
-            later = [
+        beside, below = self._neighbours(), self._below()
+        begins, after_ns = told(position.head)
+        if position.offset:
+            # The device is not compared: the number of a btrfs or overlay mount may change at a reboot.
+            moved = [one for one in (*beside, *below) if one.identity[1] == position.inode]
+            copies = [one for one in (*beside, *below) if one.style is not None]
+            copies.sort(key=lambda copy: copy.written_ns, reverse=True)
+            for one in (*moved, *copies):
+                if self._has(one, begins) and (file := self._open(one)) is not None and file.holds(position):
+                    file.move_to(position.offset)
+                    return file
+        rotated = [one for one in (*beside, *below) if one.style is not None]
+        # A packed file is never the one that was open: its number was given again.
+        unread = [one for one in rotated if one.identity[1] == position.inode and not one.packing]
+        if after_ns is not None:
+            ours = {one.path.parent for one in below if self._has(one, begins)}
+            unread += [
                 one
-                for one in (*beside, *(one for one in below if one.path.parent in ours))
-                if one.written_ns > after_ns and one.size and one not in unread
+                for one in rotated
+                if one.written_ns > after_ns
+                and one.size
+                and one not in unread
+                and (one in beside or one.path.parent in ours)
+                and not self._has(one, begins)
             ]
-            unread += [one for one in later if not self._has(one, head)]
-        return self._first(_in_order(unread))
-
-    def _first(self, files: list[Neighbour]) -> OpenFile | None:
-        return next((file for one in files if (file := self._open(one)) is not None), None)
+        return next((file for one in _in_order(unread) if (file := self._open(one)) is not None), None)
 
     def open_after(self, file: OpenFile) -> OpenFile | None:
         """Open the oldest rotated file that is newer than `file`, at its start. Raises RetryLater."""
@@ -154,6 +158,10 @@ class Rotated:
         """Return when anything up to `file` was last written to, also before a clock was set back."""
         older, _ = self._around(file)
         return max([file.written_ns, *(one.written_ns for one in older)])
+
+    def all_read(self) -> str:
+        """Return the head of a position to which every rotated file that is there now is old."""
+        return mark(fingerprint(b""), max((o.written_ns for o in self._neighbours() if o.style is not None), default=0))
 
     def _around(self, file: OpenFile) -> tuple[list[Neighbour], list[Neighbour]]:
         """Return the rotated files that are older and those that are newer than `file`."""
@@ -187,14 +195,14 @@ class Rotated:
             return True
         if one.style is None or not file.position.offset or one.written_ns < file.written_ns - _SAME_TIME_NS:
             return False
-        copy = self._open(one) if self._has(one, file.position.head) else None
+        copy = self._open(one) if self._has(one, told(file.position.head)[0]) else None
         return copy is not None and file.position.offset <= copy.size <= file.size
 
-    def _has(self, one: Neighbour, head: str) -> bool:
-        """Tell whether a file's text begins as the head of a position says."""
-        length = head.partition(":")[0]
+    def _has(self, one: Neighbour, begins: str) -> bool:
+        """Tell whether a file's text begins as a fingerprint says; one of nothing fits none."""
+        length = head_length(begins)
         try:
-            return length.isdecimal() and fingerprint(begins_with(one.path, min(int(length), HEAD))) == head
+            return length > 0 and fingerprint(begins_with(one.path, length)) == begins
         except ParseError as error:
             self._leave_out(one, str(error))
         except OSError:

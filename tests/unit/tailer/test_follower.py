@@ -1,7 +1,10 @@
 import contextlib
+import gzip
+import itertools
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +37,39 @@ def clock() -> Clock:
 def append(path: Path, text: bytes) -> None:
     with path.open("ab") as file:
         file.write(text)
+
+
+_TIMES_S = itertools.count(1_780_000_000)
+
+
+def dated(path: Path) -> None:
+    """Make it the file that was written last, whatever the kernel's clock."""
+    os.utime(path, (0, next(_TIMES_S)))
+
+
+def write(path: Path, text: bytes) -> None:
+    append(path, text)
+    dated(path)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+    dated(path)
+
+
+def copytruncate(path: Path, copy: Path) -> None:
+    copy.write_bytes(path.read_bytes())
+    dated(copy)
+    empty(path)
+
+
+def pack(path: Path) -> Path:
+    """Compress as gzip does: the time stays, the plain file goes."""
+    packed, status = Path(f"{path}.gz"), path.stat()
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    os.utime(packed, ns=(status.st_atime_ns, status.st_mtime_ns))
+    path.unlink()
+    return packed
 
 
 def follow(path: Path, position: TailPosition | None = None, *, from_end: bool = False) -> Follower:
@@ -535,11 +571,125 @@ class TestRestart:
         follower.commit(batch)
         assert drain(follow(path, position_of(follower))) == [b"3", b"4"]
 
+    @pytest.mark.parametrize("when_s", [-1, 0, 1 << 33])
+    def test_a_file_of_any_time_is_found_again(self, path: Path, when_s: int) -> None:
+        append(path, b"one\n")
+        os.utime(path, (0, when_s))
+        position = position_of(drained(path))
+        assert drain(follow(path, position)) == []
+
     def test_a_damaged_fingerprint_is_no_match(self, path: Path) -> None:
         append(path, b"one\n")
         old = position_of(drained(path))
         damaged = TailPosition(path=old.path, device=old.device, inode=old.inode, offset=old.offset, head="?")
         assert drain(follow(path, damaged)) == [b"one"]
+
+
+class TestEmptied:
+    """An emptied file has lost what was read of it: only time and the open file tell what is new."""
+
+    def test_what_was_written_before_it_was_packed_is_read(self, path: Path) -> None:
+        write(path, b"1\n")
+        follower = drained(path)
+        empty(path)
+        write(path, b"2\n")
+        path.rename(f"{path}.1")
+        pack(Path(f"{path}.1"))
+        assert drain(follower) == [b"2"]
+
+    def test_what_was_rotated_after_it_was_packed_is_read(self, path: Path) -> None:
+        write(path, b"1\n")
+        follower = drained(path)
+        empty(path)
+        path.rename(f"{path}.2")
+        pack(Path(f"{path}.2"))
+        write(Path(f"{path}.1"), b"2\n")
+        assert drain(follower) == [b"2"]
+
+    def test_the_same_while_stopped(self, path: Path) -> None:
+        write(path, b"1\n")
+        position = position_of(drained(path))
+        empty(path)
+        write(path, b"2\n")
+        path.rename(f"{path}.2")
+        pack(Path(f"{path}.2"))
+        write(Path(f"{path}.1"), b"3\n")
+        write(path, b"4\n")
+        assert drain(follow(path, position)) == [b"2", b"3", b"4"]
+
+    def test_what_was_written_and_copied_away_since_is_read_first(self, path: Path) -> None:
+        write(path, b"1\n")
+        follower = drained(path)
+        empty(path)
+        write(path, b"2\n")
+        copytruncate(path, Path(f"{path}.1"))
+        write(path, b"3\n")
+        assert drain(follower) == [b"2", b"3"]
+
+    def test_what_was_copied_away_does_not_wait_for_the_next_line(self, path: Path) -> None:
+        path.touch()
+        dated(path)
+        follower = drained(path)
+        write(path, b"1\n")
+        copytruncate(path, Path(f"{path}.1"))
+        assert drain(follower) == [b"1"]
+
+    def test_what_was_written_before_it_was_deleted_is_read(self, path: Path) -> None:
+        write(path, b"1\n")
+        follower = drained(path)
+        empty(path)
+        write(path, b"2\n")
+        path.unlink()
+        write(Path(f"{path}.1"), b"3\n")
+        assert drain(follower) == [b"2", b"3"]
+
+    def test_it_is_no_copy_of_its_successor_that_begins_alike(self, path: Path) -> None:
+        write(path, b"1\n")
+        position = position_of(drained(path))
+        empty(path)
+        write(path, b"same\n")
+        path.rename(f"{path}.1")
+        write(path, b"same\n")
+        assert drain(follow(path, position)) == [b"same", b"same"]
+
+
+class TestNeverRead:
+    """Of a file at whose start the position is, there is no content to find it by."""
+
+    def test_rotated_and_packed_while_stopped(self, path: Path) -> None:
+        write(path, b"1\n")
+        follower = follow(path)
+        follower.read(10)
+        position = position_of(follower)
+        follower.close()
+        path.rename(f"{path}.1")
+        pack(Path(f"{path}.1"))
+        assert drain(follow(path, position)) == [b"1"]
+
+    def test_came_and_was_rotated_before_anybody_looked(self, path: Path) -> None:
+        write(Path(f"{path}.2"), b"old\n")
+        follower = follow(path, from_end=True)
+        write(Path(f"{path}.1"), b"1\n")
+        assert drain(follower) == [b"1"]
+
+    def test_deleted_before_another_was_rotated(self, path: Path) -> None:
+        follower = follow(path, from_end=True)
+        write(path, b"1\n")
+        follower.read(10)
+        path.unlink()
+        write(Path(f"{path}.1"), b"2\n")
+        assert drain(follower) == [b"1", b"2"]
+
+    @pytest.mark.parametrize("is_empty", [True, False])
+    def test_an_old_file_whose_packed_one_got_the_number_is_not_read_again(self, path: Path, is_empty: bool) -> None:
+        write(path, b"1\n")
+        follower = drained(path)
+        path.rename(f"{path}.1")
+        write(path, b"" if is_empty else b"2\n")
+        drain(follower)
+        path.unlink()
+        inode = pack(Path(f"{path}.1")).stat().st_ino
+        assert drain(follow(path, replace(position_of(follower), inode=inode))) == []
 
 
 class TestUnreadable:
