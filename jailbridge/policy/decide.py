@@ -105,8 +105,8 @@ def decide(  # noqa: PLR0911 - one return for each reason not to ban
     if standing is not None and not _may_change(standing, evidence, start):
         return Decision(network, None, "banned already", merges=True)
     until = _end(fixed, evidence, start, rules, tombstone)
-    if standing is None and until is not None and until <= now:
-        return Decision(network, None, "its ban would already be over")
+    if until is not None and until <= now:
+        return Decision(network, None, "its ban would already be over", merges=standing is not None)
     reason, port = words(event)
     ban = Ban(
         network=network,

@@ -315,6 +315,17 @@ def test_proof_never_ends_a_ban_earlier(until: datetime | None) -> None:
     assert made(decision(event(), evidence=HANDSHAKE, past=past, policy=rules(ban_for="1h"))).until == until
 
 
+def test_proof_whose_own_ban_would_be_over_proves_nothing_whichever_line_comes_first() -> None:
+    """Else the same second's lines left a spoofable ban or a proven one, by their order."""
+    policy = rules(ban_for="1s", ban_for_spoofable="1m")
+    second = NOW - timedelta(seconds=1)
+    assert decision(event(time=second), evidence=HANDSHAKE, policy=policy).ban is None
+    again = decision(
+        event(time=second), evidence=HANDSHAKE, policy=policy, past=Past(standing=standing(until=NOW + MINUTE))
+    )
+    assert (again.ban, again.merges) == (None, True)
+
+
 def test_an_operators_ban_is_left_as_it_is() -> None:
     past = Past(standing=standing(until=NOW + MINUTE, evidence=None, origin=Origin.OPERATOR))
     assert decision(event(), evidence=HANDSHAKE, past=past).ban is None
