@@ -1,8 +1,11 @@
 """The one door to other programs. Argument lists only, never a shell, always a time limit."""
 
 import os
+import select
 import shutil
 import subprocess
+import time
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +49,11 @@ def find(program: str, package: str) -> str:
     if path is None:
         raise FatalError(f"{program} is not on this machine: apt install {package}")
     return path
+
+
+def has(program: str) -> bool:
+    """Tell whether this machine has a program."""
+    return shutil.which(program, path=SEARCH_PATH) is not None
 
 
 def run(
@@ -99,3 +107,74 @@ def start_producing(argv: Sequence[str], *, errors: IO[bytes]) -> Running:
         )
     except OSError as error:
         raise RetryLater(f"{argv[0]} cannot be started: {error.strerror}") from None
+
+
+class Conversation:
+    """A program that goes on by itself and answers each line by one. It is ended with whoever holds this.
+
+    Its errors are not kept: what is worth telling it must answer. Not thread-safe.
+    """
+
+    def __init__(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> None:
+        """Start the program. Raises RetryLater."""
+        self._name = argv[0]
+        try:
+            self._running = subprocess.Popen(  # noqa: S603
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=env,
+                start_new_session=True,
+                bufsize=0,
+            )
+        except OSError as error:
+            raise RetryLater(f"{argv[0]} cannot be started: {error.strerror}") from None
+        self._finalizer = weakref.finalize(self, _end, self._running)
+        assert self._running.stdin is not None
+        assert self._running.stdout is not None
+        self._in, self._out = self._running.stdin.fileno(), self._running.stdout.fileno()
+        os.set_blocking(self._in, False)
+
+    def ask(self, line: str, *, timeout_s: float) -> str:
+        """Send a line and return the answer, without its newline. Raises RetryLater; then the program is ended."""
+        given, answer = line.encode() + b"\n", b""
+        deadline = time.monotonic() + timeout_s
+        waiting = select.poll()
+        try:
+            waiting.register(self._out, select.POLLIN)
+            waiting.register(self._in, select.POLLOUT)
+            while not answer.endswith(b"\n"):
+                ready = dict(waiting.poll(max(0.0, deadline - time.monotonic()) * 1000))
+                if not ready:
+                    raise TimeoutError
+                if self._in in ready:
+                    given = given[os.write(self._in, given) :]
+                    if not given:
+                        waiting.unregister(self._in)
+                elif not (part := os.read(self._out, 1 << 16)):
+                    raise BrokenPipeError
+                else:
+                    answer += part
+        except OSError as error:
+            self.end()
+            what = f"did not answer within {timeout_s:g} s" if isinstance(error, TimeoutError) else "has died"
+            raise RetryLater(f"{self._name} {what}") from None
+        return answer[:-1].decode(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        """The program's process id."""
+        return self._running.pid
+
+    def end(self) -> None:
+        """End the program."""
+        self._finalizer()
+
+
+def _end(running: Running) -> None:
+    running.kill()
+    running.wait()
+    for pipe in (running.stdin, running.stdout):
+        if pipe is not None:
+            pipe.close()

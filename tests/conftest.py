@@ -20,6 +20,9 @@ from jailbridge import process
 PROGRAMS = {
     "ip": "iproute2",
     "nft": "nftables",
+    "ipset": "ipset",
+    "iptables-nft": "iptables",
+    "iptables-legacy": "iptables",
     "nmap": "nmap",
     "fail2ban-server": "fail2ban",
     "tcpdmatch": "tcpd",

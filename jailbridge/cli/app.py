@@ -122,12 +122,19 @@ def plan(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def reconcile(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def reconcile(
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    store: Annotated[str | None, typer.Option(help="This store alone.", metavar="NAME")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, as `plan` does.")] = False,
+    force: Annotated[bool, typer.Option(help="Past the brake: take over whatever the stores are found with.")] = False,
+) -> None:
     """Make the changes that bring the stores in line. Exit code 2: something is left over."""
     from jailbridge.cli import ask, show
     from jailbridge.config import load
 
-    _finish(show.plan(ask.ask(load(config), "reconcile"), as_json))
+    chosen = {"store": store, "force": force}
+    _finish(show.plan(ask.ask(load(config), "plan" if dry_run else "reconcile", **chosen), as_json))
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from jailbridge.config.settings import PATTERN, FirewallBackend, HostsDenyForm, SensorMode, Settings, Watch
+from jailbridge.config.settings import PATTERN, FirewallBackend, HostsDenyForm, SensorMode, Settings, Target, Watch
 from jailbridge.config.values import without
 from jailbridge.model.event import TailFormat
 from jailbridge.model.network import shown
@@ -15,6 +15,20 @@ def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     for n, network in enumerate(networks):
         if network in networks[:n]:
             yield f"policy.network.{n}.network", f"{network} has a duration already: leave one of them"
+    deny = settings.stores.hosts_deny
+    # What separates clients, lists and lines in hosts_access(5), or makes a pattern of them.
+    if deny.form is HostsDenyForm.FILE and not set(" \t,:#\\*?[]").isdisjoint(str(deny.path)):
+        yield "stores.hosts_deny.path", 'no " ,:#\\*?[]" with form = "file": hosts.deny names a file beside it'
+    firewall = settings.stores.firewall
+    if firewall.backend is FirewallBackend.NFTABLES:
+        # It stands before every chain of iptables, in a table of our own.
+        if firewall.target is not Target.DROP:
+            yield "stores.firewall.target", 'the backend "nftables" only drops: set that to "auto", or this to "DROP"'
+        if firewall.hook != "first":
+            yield (
+                "stores.firewall.hook",
+                'the backend "nftables" is always first: set that to "auto", or this to "first"',
+            )
     sensor = settings.sensor
     watched = [
         *without(sensor.tcp_ports, sensor.exclude_tcp_ports),
@@ -48,17 +62,8 @@ def _tails(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def unbuilt(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield (key, remedy) for each setting that asks for what this release does not do."""
-    firewall = settings.stores.firewall
     asked = [
         ("sensor.mode", settings.sensor.mode is SensorMode.KERNEL, 'use "stealth", "connect" or "off"'),
-        ("stores.hosts_deny.form", settings.stores.hosts_deny.form is HostsDenyForm.FILE, 'use "lines"'),
-        (
-            "stores.firewall.backend",
-            firewall.backend in {FirewallBackend.IPSET, FirewallBackend.IPTABLES},
-            'use "auto" or "nftables"',
-        ),
-        ("stores.firewall.target", firewall.target != "DROP", 'use "DROP"'),
-        ("stores.firewall.hook", firewall.hook != "first", 'use "first"'),
         ("respond.command", bool(settings.respond.command), "leave it out"),
         ("respond.mail.to", bool(settings.respond.mail.to), "leave it empty"),
         ("metrics.listen", bool(settings.metrics.listen), "leave it empty"),

@@ -28,6 +28,9 @@ MAX_PREFIX = 127
 # sockaddr_un.sun_path has 108 bytes, the last of them NUL (unix(7)).
 MAX_SOCKET_PATH = 107
 MAX_BANNER = 500
+# What a hook may stand behind, and the longest comment of a rule (XT_MAX_COMMENT_LEN with its NUL: 256).
+AFTER = "after:"
+MAX_COMMENT = 255
 # What makes a path name several files (glob(7)).
 PATTERN = frozenset("*?[")
 
@@ -102,6 +105,16 @@ def _journal(name: str) -> str:
     return name
 
 
+def _hook(hook: str) -> str:
+    named = hook.removeprefix(AFTER)
+    is_named = hook.startswith(AFTER) and named.strip() == named and 0 < len(named.encode()) <= MAX_COMMENT
+    if hook != "first" and not is_named:
+        raise ValueError(f'should be "first", or "{AFTER}" and a chain\'s name or a rule\'s comment, not {shown(hook)}')
+    if named == "jailbridge":
+        raise ValueError("should name another's chain or rule: that one is our own")
+    return hook
+
+
 def _some(values: tuple[T, ...]) -> tuple[T, ...]:
     if not values:
         raise ValueError("should name at least one")
@@ -124,6 +137,7 @@ Banner = Annotated[str, AfterValidator(_banner)]
 UserName = Annotated[str, AfterValidator(_user)]
 JournalName = Annotated[str, AfterValidator(_journal)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
+Hook = Annotated[str, AfterValidator(_hook)]
 InterfaceName = Annotated[str, AfterValidator(_interface)]
 DEFAULT_HISTORY = Path("/var/lib/portsentry/portsentry.history")
 DEFAULT_ALLOW_FILES = (
@@ -131,6 +145,7 @@ DEFAULT_ALLOW_FILES = (
     Path("/etc/portsentry/portsentry.ignore"),
 )
 DEFAULT_HOSTS_ALLOW = Path("/etc/hosts.allow")
+DEFAULT_PORTSENTRY_CONF = Path("/etc/portsentry/portsentry.conf")
 
 
 class SensorMode(StrEnum):
@@ -181,6 +196,21 @@ class Chain(StrEnum):
     INPUT = "INPUT"
     FORWARD = "FORWARD"
     DOCKER_USER = "DOCKER-USER"
+
+
+class Target(StrEnum):
+    """What a banned source's packets get. `REJECT` alone says that the port is unreachable."""
+
+    DROP = "DROP"
+    REJECT = "REJECT"
+    REJECT_PORT = "REJECT:port-unreachable"
+    REJECT_HOST = "REJECT:host-unreachable"
+    REJECT_NET = "REJECT:net-unreachable"
+    REJECT_ADMIN = "REJECT:admin-prohibited"
+    REJECT_RESET = "REJECT:tcp-reset"
+    TARPIT = "TARPIT"
+    CHAOS = "CHAOS"
+    DELUDE = "DELUDE"
 
 
 class Section(BaseModel):
@@ -283,14 +313,19 @@ class HostsDenySettings(Section):
     max: Whole = Field(default=10000, ge=1, le=MOST)
     external: External = External.ADOPT
 
+    @property
+    def list_path(self) -> Path:
+        """The file that holds the addresses if `form` is "file": beside `path`."""
+        return Path(f"{self.path}.jailbridge")
+
 
 class FirewallSettings(Section):
     """[stores.firewall]."""
 
     enabled: Flag = True
     backend: FirewallBackend = FirewallBackend.AUTO
-    target: str = "DROP"
-    hook: str = "first"
+    target: Target = Target.DROP
+    hook: Hook = "first"
     chains: Annotated[tuple[Chain, ...], AfterValidator(_some)] = (Chain.INPUT,)
     external: External = External.REVERT
 
@@ -312,6 +347,12 @@ class BlockedFilesSettings(Section):
         Path("/var/lib/portsentry/portsentry.blocked.*"),
         Path("/etc/portsentry/portsentry.blocked.*"),
     )
+
+
+class PortsentrySettings(Section):
+    """[portsentry]: the real one on this host, whose own lines and rules go when a ban ends."""
+
+    conf: AbsolutePath = DEFAULT_PORTSENTRY_CONF
 
 
 class StoresSettings(Section):
@@ -372,6 +413,7 @@ class Settings(Section):
     policy: PolicySettings = PolicySettings()
     ledger: LedgerSettings = LedgerSettings()
     stores: StoresSettings = StoresSettings()
+    portsentry: PortsentrySettings = PortsentrySettings()
     reconcile: ReconcileSettings = ReconcileSettings()
     respond: RespondSettings = RespondSettings()
     control: ControlSettings = ControlSettings()

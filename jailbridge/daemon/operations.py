@@ -27,12 +27,13 @@ from jailbridge.errors import GiveUp, RetryLater
 from jailbridge.host import boot_id
 from jailbridge.ledger import Ledger
 from jailbridge.model.ban import Ban, EndReason, Origin
-from jailbridge.model.network import Network, is_host, network_text, parse_network
+from jailbridge.model.network import Network, is_host, network_text, parse_network, shown
 from jailbridge.model.plan import Plan
 from jailbridge.policy.allow import allowed
 from jailbridge.policy.exempt import Exemption, Exemptions
 from jailbridge.reconcile.controller import Controller
 from jailbridge.reconcile.diff import Presence
+from jailbridge.stores.traces import portsentry_traces
 
 # The source of what `allow add` says.
 ALLOW = "jailbridge allow"
@@ -65,6 +66,7 @@ class Operations:
             boot_id(),
             brake=self.judge,
             interval_s=settings.reconcile.interval.total_seconds(),
+            traces=portsentry_traces(settings),
         )
         self.lock = threading.RLock()
         self.clock = clock
@@ -81,14 +83,19 @@ class Operations:
 
     # Commands
 
-    def plan(self) -> Answer:
-        """Show what would change."""
+    def plan(self, store: str | None = None, force: bool = False) -> Answer:
+        """Show what `reconcile` would change. Raises GiveUp for no store of ours."""
+        self._refuse_unknown(store)
         with self.lock:
-            return plan_answer(self.controller.plan(self.clock()))
+            return plan_answer(self.controller.plan(self.clock(), only=store, forced=force))
 
-    def reconcile(self) -> Answer:
-        """Bring the stores in line; show what is left over."""
-        return plan_answer(self.settle_at_once(thorough=True))
+    def reconcile(self, store: str | None = None, force: bool = False) -> Answer:
+        """Bring the stores, or one of them, in line; show what is left over. Raises GiveUp for no store of ours.
+
+        force  past the brake: adopt every ban that is found, and end each that was taken out where that means something
+        """
+        self._refuse_unknown(store)
+        return plan_answer(self.settle_at_once(thorough=True, only=store, forced=force))
 
     def status(self) -> Answer:
         """Show how things stand."""
@@ -257,11 +264,14 @@ class Operations:
 
     # What the daemon does by itself
 
-    def settle(self, *, patient: bool, thorough: bool = False) -> Plan | None:
+    def settle(
+        self, *, patient: bool, thorough: bool = False, only: str | None = None, forced: bool = False
+    ) -> Plan | None:
         """End what has ended, then bring the stores in line.
 
         Returns what is left over; None where no store was read, so that this is not known. `patient`: leave
-        failing stores alone until they are due; `thorough`: read every store, due or not.
+        failing stores alone until they are due; `thorough`: read every store, due or not; `only`, `forced`: as in
+        `reconcile`.
         """
         with self.lock:
             now = self.clock()
@@ -272,14 +282,17 @@ class Operations:
             if not self.settings.policy.enforce:
                 plan = None if patient else self.controller.plan(now)
             elif thorough or not self.controller.carry(now, patient=patient):
-                plan = self.controller.reconcile(now, patient=patient, believing=not thorough)
-            self.settled = self.ledger.last_change
+                plan = self.controller.reconcile(now, patient=patient, believing=not thorough, only=only, forced=forced)
+            if only is None:
+                self.settled = self.ledger.last_change
             return plan
 
-    def settle_at_once(self, *, thorough: bool = False) -> Plan:
+    def settle_at_once(self, *, thorough: bool = False, only: str | None = None, forced: bool = False) -> Plan:
         """Bring the stores in line without waiting for anybody's turn; return what is left over, as far as is known."""
         with self.lock:
-            return self.settle(patient=False, thorough=thorough) or self.controller.left()
+            return self.settle(patient=False, thorough=thorough, only=only, forced=forced) or self.controller.left(
+                self.clock()
+            )
 
     def _end_pause(self, now: datetime) -> bool:
         """End a pause whose time has passed; tell whether there was one."""
@@ -300,6 +313,11 @@ class Operations:
         with self.lock:
             now = self.clock()
             return self.controller.restore(now) if self.settings.policy.enforce else self.controller.plan(now)
+
+    def _refuse_unknown(self, store: str | None) -> None:
+        if store is not None and store not in self.controller.stores:
+            enabled = ", ".join(self.controller.stores) or "none is enabled"
+            raise GiveUp(f"there is no store {shown(store)}: name one of these: {enabled}")
 
     def _refuse_exempt(self, networks: Sequence[Network], session: str | None) -> None:
         exemptions = self.exemptions()

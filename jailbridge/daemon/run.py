@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from jailbridge import privileges, rivals
 from jailbridge.config import Settings
 from jailbridge.config.settings import HistoryDialect, SensorMode
+from jailbridge.daemon import wiring
 from jailbridge.daemon.control import ControlServer
 from jailbridge.daemon.operations import Operations, utc_now
 from jailbridge.errors import FatalError, JailBridgeError, RetryLater
@@ -21,8 +22,10 @@ from jailbridge.ledger import Ledger
 from jailbridge.model.ban import Ban
 from jailbridge.model.event import Protocol, Report, TailPosition
 from jailbridge.model.network import Address, network_text, source_network
+from jailbridge.model.plan import Plan
 from jailbridge.sensor.names import Named
 from jailbridge.sensor.sensor import Sensor
+from jailbridge.stores import leftovers
 from jailbridge.tailer.tailer import POLL_S, Tailer
 
 log = logging.getLogger("jailbridge.daemon")
@@ -35,6 +38,8 @@ GARBAGE = 50_000
 TOLD = 100
 # Files whose next lines are read in one pass.
 FILES = 64
+# How often the stores are asked whether another got at them.
+NOTICE_S = 1.0
 # Between two batches the lock is free for so long: commands get their turn in a storm.
 TURN_S = 0.01
 
@@ -102,16 +107,21 @@ class Engine:
         self._interval_s = operations.settings.reconcile.interval.total_seconds()
         self._heard = operations.ledger.last_change
         self._read_to: Mapping[str, TailPosition] = {}
-        self._due = 0.0
+        self._due = self._notice_at = 0.0
+        self._left_over = operations.settings.policy.enforce
 
     def loop(self, stop: Stop, wake: threading.Event) -> None:
         """Make passes until told to stop."""
         while not stop.event.is_set():
             has_more = self.make_pass()
-            turn = self._operations.controller.next_turn
-            rest_s = POLL_S if turn is None else min(POLL_S, turn - time.monotonic())
-            wake.wait(TURN_S if has_more else max(TURN_S, rest_s))
+            wake.wait(TURN_S if has_more else self._rest_s())
             wake.clear()
+
+    def _rest_s(self) -> float:
+        """Return how long there is nothing to do, if nothing happens: until a store's turn, or the end of a ban."""
+        turn, end = self._operations.controller.next_turn, self._operations.ledger.next_end
+        rest_s = POLL_S if turn is None else min(POLL_S, turn - time.monotonic())
+        return max(TURN_S, rest_s if end is None else min(rest_s, (end - utc_now()).total_seconds()))
 
     def make_pass(self) -> bool:
         """Read one batch, decide, and bring the stores in line if that is due; tell whether there was a batch."""
@@ -119,11 +129,13 @@ class Engine:
             # Where reading begins is settled before anything is read: a crash must not move it.
             self._note_positions()
             has_read = self._read_some()
+            self._notice()
             if self._is_due():
                 plan = self._operations.settle(patient=True)
                 self._due = time.monotonic() + self._interval_s
                 if plan is not None and not plan.agrees:
                     log.info("not in agreement yet: changes=%d", len(plan.changes))
+                self._clear_leftovers(plan)
                 self._operations.ledger.prune(now=utc_now(), memory=self._operations.settings.policy.repeat_memory)
             self._forget_ended()
         return has_read
@@ -161,6 +173,20 @@ class Engine:
             self._read_to = positions
         if gone := self._tailer.take_gone():
             self._operations.ledger.forget_positions(gone)
+
+    def _clear_leftovers(self, plan: Plan | None) -> None:
+        """Once our firewall is in force, take away what another backend left when the configuration was changed."""
+        seen = plan.stores.get("firewall") if plan is not None else None
+        if self._left_over and seen is not None and seen.enforcing:
+            self._left_over = False
+            for what in leftovers.clear(wiring.backend(self._operations.settings.stores.firewall)):
+                log.warning("%s was another backend's: taken away", what)
+
+    def _notice(self) -> None:
+        """Ask the stores once a second whether another got at them."""
+        if time.monotonic() >= self._notice_at:
+            self._notice_at = time.monotonic() + NOTICE_S
+            self._operations.controller.notice()
 
     def _is_due(self) -> bool:
         now = time.monotonic()

@@ -62,6 +62,10 @@ allow_files = [{allow_files}]
 path = "{disk}/ledger.sqlite3"
 [stores.hosts_deny]
 path = "{disk}/hosts.deny"
+[stores.blocked_files]
+paths = ["{disk}/portsentry.blocked.*"]
+[portsentry]
+conf = "{disk}/portsentry.conf"
 [control]
 socket = "{run}/control.sock"
 [reconcile]

@@ -1,4 +1,4 @@
-"""Records bans, their ends, where they were placed, and how far the logs were read. Decides nothing.
+"""Records bans, their ends, and how far the logs were read. Decides nothing.
 
 Live bans are kept in memory beside the file; one process writes a ledger at a time (`hold`). Log-driven writes are
 synchronous NORMAL, since their lines can be read again; an operator's are FULL.
@@ -9,7 +9,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -21,6 +21,7 @@ from typing import Self
 
 from jailbridge.errors import FatalError, ParseError
 from jailbridge.ledger.orders import Orders
+from jailbridge.ledger.places import Places
 from jailbridge.ledger.rows import (
     INSERT_BAN,
     ban_row,
@@ -38,8 +39,6 @@ from jailbridge.ledger.story import Story, trim_tombstones
 from jailbridge.model.ban import Ban, EndReason, Sighting, Sightings, Tombstone
 from jailbridge.model.event import Evidence, TailPosition
 from jailbridge.model.network import Network, network_text, shown
-from jailbridge.model.plan import Placement
-from jailbridge.model.token import Token
 
 # Whoever reads the feed is seconds behind, not days; yet one command may end every ban that policy allows.
 FEED_KEPT = 200_000
@@ -61,6 +60,7 @@ class Ledger:
         try:
             self._load()
             self.story = Story(self._db, self._reading, self._transaction)
+            self.places = Places(self._db, self.id, self._reading, self._transaction)
             self.orders = Orders(self._db, partial(self._transaction, durable=True))
         except (sqlite3.DatabaseError, ParseError, ValueError, OverflowError, TypeError):
             self._db.close()
@@ -68,12 +68,8 @@ class Ledger:
 
     def _load(self) -> None:
         self.id: str = self._one("SELECT value FROM meta WHERE name = 'id'")
-        # What was placed where, by store: read when it is first asked for.
-        self._placed: dict[str, dict[Network, Placement]] = {}
         # The end of the feed, without a gap.
         self._recent: list[tuple[int, datetime, str, Network, str]] = []
-        # All that is attempted there, and not confirmed.
-        self._attempted: dict[str, set[Network]] = {}
         self._bans = {ban.network: ban for ban in map(to_ban, self._db.execute("SELECT * FROM ban"))}
         # The prefix lengths, by IP version, that a ban or a tombstone may have: look-ups try no others.
         self._lengths: dict[int, set[int]] = {4: {32}, 6: {128}}
@@ -117,6 +113,7 @@ class Ledger:
         # Another may have written since this one was opened.
         with self._reading():
             self._load()
+            self.places.forget()
             self.orders.load()
 
     # Bans
@@ -226,6 +223,7 @@ class Ledger:
                 made[ban.network] = ban
                 changes.append((what, ban.network, ban.reason, to_seconds(ban.until)))
             self._tell(now, changes)
+            self.places.doubt(made)
             self.story.seen(story, now)
             self._db.executemany(
                 "UPDATE ban SET first_seen = ?, last_seen = ?, sightings = ?, ports = ? WHERE network = ?",
@@ -243,7 +241,7 @@ class Ledger:
 
         What a person ends is pardoned: its bans so far do not make the next one longer.
         """
-        pardon = why in {EndReason.OPERATOR, EndReason.ALLOW}
+        pardon = why in {EndReason.OPERATOR, EndReason.ALLOW, EndReason.STORE}
         with self._transaction(durable=durable):
             left = dict(self._bans)
             # Networks that are named twice end once.
@@ -282,73 +280,6 @@ class Ledger:
             trim_tombstones(self._db)
             self._db.execute("DELETE FROM feed WHERE sequence <= (SELECT max(sequence) FROM feed) - ?", (feed_kept,))
             del self._recent[:-feed_kept]
-
-    # Stores
-
-    def placements(self, store: str) -> Mapping[Network, Placement]:
-        """Return what was written to a store, and whether it was seen there, as it stands: later changes show."""
-        with self._reading():
-            return MappingProxyType(self._placements(store))
-
-    def attempt(self, store: str, networks: Iterable[Network], *, boot: str, layout: int) -> Token:
-        """Note that these bans are about to be written to a store; return the token to write last."""
-        with self._transaction():
-            placed = self._placements(store)
-            new = [network for network in networks if network not in placed]
-            sequence = int(self._one("SELECT value FROM meta WHERE name = 'sequence'")) + 1
-            self._db.execute("UPDATE meta SET value = ? WHERE name = 'sequence'", (str(sequence),))
-            self._place(store, new, Placement.ATTEMPTED)
-            self._attempted[store].update(new)
-        return Token(ledger=self.id, boot=boot, layout=layout, sequence=sequence)
-
-    def confirm(self, store: str, present: Iterable[Network], absent: Iterable[Network], token: Token | None) -> None:
-        """Note what a store was seen with and without; `token` if it carries the one that was last given out for it."""
-        absent = list(absent)
-        with self._transaction():
-            placed, attempted = self._placements(store), self._attempted[store]
-            seen = {network for network in present if placed.get(network) is not Placement.CONFIRMED}
-            if attempted and attempted <= seen:
-                # Most often all that was attempted is seen, and one statement says so.
-                states = (Placement.CONFIRMED.value, store, Placement.ATTEMPTED.value)
-                self._db.execute("UPDATE placement SET state = ? WHERE store = ? AND state = ?", states)
-                placed.update(dict.fromkeys(attempted, Placement.CONFIRMED))
-                seen -= attempted
-                attempted.clear()
-            self._place(store, seen, Placement.CONFIRMED)
-            attempted.difference_update(seen, absent)
-            self._db.executemany(
-                "DELETE FROM placement WHERE store = ? AND network = ?", [(store, network_text(n)) for n in absent]
-            )
-            for network in absent:
-                placed.pop(network, None)
-            if token is not None:
-                self._db.execute("INSERT OR REPLACE INTO store VALUES (?, ?)", (store, str(token)))
-
-    def _placements(self, store: str) -> dict[Network, Placement]:
-        if store not in self._placed:
-            rows = self._db.execute("SELECT network, state FROM placement WHERE store = ?", (store,))
-            self._placed[store] = placed = {to_network(network): Placement(state) for network, state in rows}
-            self._attempted[store] = {network for network, state in placed.items() if state is Placement.ATTEMPTED}
-        return self._placed[store]
-
-    def _place(self, store: str, networks: Collection[Network], state: Placement) -> None:
-        self._db.executemany(
-            "INSERT OR REPLACE INTO placement VALUES (?, ?, ?)",
-            [(store, network_text(network), state.value) for network in networks],
-        )
-        self._placed[store].update(dict.fromkeys(networks, state))
-
-    def recorded_token(self, store: str) -> Token | None:
-        """Return the last token that was read back from a store; None where none ever was."""
-        with self._reading():
-            row = self._db.execute("SELECT token FROM store WHERE name = ?", (store,)).fetchone()
-        return Token.parse(row[0]) if row else None
-
-    @property
-    def last_sequence(self) -> int:
-        """The last sequence number that was given out in a token."""
-        with self._reading():
-            return int(self._one("SELECT value FROM meta WHERE name = 'sequence'"))
 
     # Logs
 
@@ -425,7 +356,7 @@ class Ledger:
                 self._db.execute("COMMIT")
             except BaseException as error:
                 self._bans = before
-                self._placed.clear()
+                self.places.forget()
                 self._recent.clear()
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")

@@ -67,6 +67,10 @@ MIGRATIONS = (
     ALTER TABLE numbered_ban RENAME TO ban;
     CREATE INDEX ban_until ON ban (until) WHERE until IS NOT NULL;
     """,
+    """
+    -- until when the store itself was told to hold it; NULL where it was told no end
+    ALTER TABLE placement ADD COLUMN until REAL;
+    """,
 )
 
 

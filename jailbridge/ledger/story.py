@@ -99,6 +99,12 @@ class Story:
         if rows:
             self._add(rows)
 
+    def tells_of(self, network: Network) -> bool:
+        """Tell whether a log line about just this network is on record."""
+        with self._reading():
+            query = "SELECT 1 FROM story WHERE network = ? AND what = 'seen' LIMIT 1"
+            return self._db.execute(query, (network_text(network),)).fetchone() is not None
+
     def of(self, network: Network) -> Sequence[Told]:
         """Return what happened to a network, to those around it and to those within it: the last TOLD, oldest first."""
         around = [network.supernet(new_prefix=length) for length in range(network.prefixlen + 1)]
@@ -162,7 +168,7 @@ def trim_tombstones(db: sqlite3.Connection, *, most: int = TOMBSTONES) -> None:
         db.execute(
             "DELETE FROM tombstone WHERE network IN (SELECT network FROM tombstone"
             " WHERE network NOT IN (SELECT network FROM placement)"
-            " ORDER BY why IN ('operator', 'allow'), ended LIMIT ?)",
+            " ORDER BY why IN ('operator', 'allow', 'store'), ended LIMIT ?)",
             (surplus,),
         )
 

@@ -28,6 +28,8 @@ class EndReason(StrEnum):
     OPERATOR = "operator"
     ALLOW = "allow"
     EVICTED = "evicted"
+    STORE = "store"
+    """A person took it out of a store where that means something."""
 
 
 class Sightings(NamedTuple):

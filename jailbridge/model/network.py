@@ -119,9 +119,26 @@ def is_host(network: Network) -> bool:
 def source_network(address: Address, ipv6_prefix: int) -> Network:
     """Return what is banned for a source: an IPv4 host, or the IPv6 network of `ipv6_prefix` bits around it."""
     if isinstance(address, IPv4Address):
-        # From a number: three times as fast as from an address, and every new source needs one.
-        return _Network4((int(address), 32))
-    return _Network6((address, ipv6_prefix), strict=False)
+        return numbered(4, int(address), 32)
+    beside = 128 - ipv6_prefix
+    return numbered(6, int(address) >> beside << beside, ipv6_prefix)
+
+
+def numbered(version: int, start: int, length: int) -> Network:
+    """Return the network of `length` bits whose first address is the number `start`; its other bits must be 0.
+
+    What the library's own constructor makes of them, in a third of the time: every new source, and every ban that is
+    read from a store, needs one.
+    """
+    if version == 4:
+        four = _Network4.__new__(_Network4)
+        four.network_address = IPv4Address(start)
+        four.netmask, four._prefixlen = four._make_netmask(length)  # type: ignore[attr-defined]  # noqa: SLF001
+        return four
+    six = _Network6.__new__(_Network6)
+    six.network_address = IPv6Address(start)
+    six.netmask, six._prefixlen = six._make_netmask(length)  # type: ignore[attr-defined]  # noqa: SLF001
+    return six
 
 
 def shown(text: str, limit: int = 80) -> str:

@@ -5,7 +5,7 @@ Bans and changes are named tuples: a storm makes hundreds of thousands of them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -61,6 +61,7 @@ class Capabilities:
     turn: int | None = None
     pause_s: float = 0.0
     guarded: bool = True
+    longest: timedelta | None = None
 
 
 class ObservedBan(NamedTuple):

@@ -12,9 +12,7 @@ went is acted on again when it returns. A source whose record cannot be written 
 import errno
 import logging
 import os
-import re
 import stat
-import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -24,25 +22,18 @@ from typing import NamedTuple, Protocol
 from jailbridge.config.portsentry_conf import Mode, PortsentryConf
 from jailbridge.errors import FatalError, RetryLater
 from jailbridge.model.network import Address
+from jailbridge.stores.blocked_records import LINE, record, sources
 
 MAX_SOURCES = 100_000
 """About 15 MB of memory, and of disk in 1.2's form."""
 # The longest line that 1.2 writes: a name of NI_MAXHOST bytes and the rest.
 MAX_LINE = 1200
-# As history.dialects reads it, but only the address, as it stands: the whole file is read again after each change.
-_LINE = re.compile(
-    rb"\d+ - [\d/]+ [\d:]+ Host: [^\x00-\x20\x7f]+/(?P<address>[\da-f.:]+) Port: \d+ (?:TCP|UDP) Blocked"
-)
 # Of 2.x's form; ours keeps to a tenth of it.
 MAX_BYTES = 16 << 20
 # As both versions make it under the usual umask.
 MODE = 0o644
 FOLDER_MODE = 0o755
 
-# sa_family_t is an unsigned short in host byte order; Linux has AF_INET 2 and AF_INET6 10.
-_FAMILY = struct.Struct("=H")
-_FAMILY_OF = {4: 2, 16: 10}
-_SIZE_OF = {2: 4, 10: 16}
 _REMEDY = "name another BLOCKED_FILE in portsentry.conf"
 
 
@@ -160,8 +151,8 @@ class BinaryList:
         try:
             with _opened(self._path, os.O_RDONLY | os.O_CREAT) as file, open(file, "rb", closefd=False) as stream:
                 data = stream.read(MAX_BYTES + 1)
-            sources, understood = _sources(data)
-            self._members = dict.fromkeys(sources)
+            found, understood = sources(data)
+            self._members = dict.fromkeys(found)
             if len(data) > MAX_BYTES or (data and not understood):
                 raise FatalError(f"{self._path} is no blocked list of PortSentry 2.x: move it away, or {_REMEDY}")
             if _trim(self._members, self._max) or understood < len(data):
@@ -169,7 +160,7 @@ class BinaryList:
                     "blocked list cut path=%s sources=%d damaged_bytes=%d",
                     self._path, len(self._members), len(data) - understood,
                 )  # fmt: skip
-                _replace(self._path, map(_record, self._members))
+                _replace(self._path, map(record, self._members))
         except OSError as error:
             raise FatalError(f"{_told(self._path, error)}: {_REMEDY}") from None
 
@@ -183,35 +174,18 @@ class BinaryList:
         self._members[source] = None
         try:
             if _trim(self._members, self._max):
-                _replace(self._path, map(_record, self._members))
+                _replace(self._path, map(record, self._members))
             else:
-                _append(self._path, _record(source))
+                _append(self._path, record(source))
         except OSError as error:
             raise RetryLater(_told(self._path, error)) from None
-
-
-def _record(source: bytes) -> bytes:
-    return _FAMILY.pack(_FAMILY_OF[len(source)]) + source
-
-
-def _sources(data: bytes) -> tuple[list[bytes], int]:
-    """Return the packed addresses of a binary list, and how many of its bytes were understood."""
-    sources, at = [], 0
-    while at + _FAMILY.size <= len(data):
-        size = _SIZE_OF.get(_FAMILY.unpack_from(data, at)[0], MAX_BYTES)
-        end = at + _FAMILY.size + size
-        if end > len(data):
-            break
-        sources.append(data[end - size : end])
-        at = end
-    return sources, at
 
 
 def _lines(file: int) -> Iterator[tuple[bytes, bytes]]:
     """Yield (line, address) of a text list; what is no record of PortSentry names nobody."""
     with open(file, "rb", closefd=False) as stream:
         while line := stream.readline(MAX_LINE):
-            if match := _LINE.fullmatch(line.rstrip(b"\r\n")):
+            if match := LINE.fullmatch(line.rstrip(b"\r\n")):
                 yield match[0] + b"\n", match["address"]
 
 

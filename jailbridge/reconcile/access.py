@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from jailbridge.errors import FatalError, JailBridgeError, RetryLater
 from jailbridge.ledger import Ledger
@@ -15,14 +16,17 @@ from jailbridge.model.network import Network, network_text
 from jailbridge.model.plan import Action, Change, Placement, Rejection
 from jailbridge.model.token import NO_BOOT, Token, TokenState, token_state
 from jailbridge.reconcile.attached import Attached
-from jailbridge.reconcile.diff import Outcome, View, fit
+from jailbridge.reconcile.diff import View, fit
 from jailbridge.reconcile.shelf import Shelf
+from jailbridge.reconcile.verdicts import Outcome
 from jailbridge.stores.protocol import Drifted, Store
 
 log = logging.getLogger("jailbridge.reconcile")
 
 # More changes of a store at once are told as a number; each of them at the level debug.
 TOLD = 20
+# Verdicts change the ledger, and through it every store.
+IN_LEDGER = frozenset({Action.ADOPT, Action.UNBAN})
 
 
 class Access:
@@ -51,7 +55,8 @@ class Access:
             capabilities=attached.store.capabilities,
             external=attached.external,
             observation=shelf.observation if shelf is not None else None,
-            placements=self._ledger.placements(attached.store.name),
+            placements=self._ledger.places.of(attached.store.name),
+            own_end=partial(self._ledger.places.own_end, attached.store.name),
             token=TokenState.CURRENT if shelf is not None and shelf.proven else TokenState.STALE,
             ever_written=True,
             problem=attached.backoff.problem,
@@ -60,13 +65,14 @@ class Access:
     def view(self, attached: Attached, now: datetime, *, patient: bool, noted: bool = True) -> View:
         """Read a store; `noted`: this is the reading that was due, and how it went counts."""
         store, backoff = attached.store, attached.backoff
-        recorded = self._ledger.recorded_token(store.name)
+        recorded = self._ledger.places.token(store.name)
         unseen = View(
             name=store.name,
             capabilities=store.capabilities,
             external=attached.external,
             observation=None,
-            placements=self._ledger.placements(store.name),
+            placements=self._ledger.places.of(store.name),
+            own_end=partial(self._ledger.places.own_end, store.name),
             ever_written=recorded is not None,
             problem=backoff.problem,
         )
@@ -86,7 +92,7 @@ class Access:
             seen.token,
             recorded=recorded,
             ledger=self._ledger.id,
-            last_sequence=self._ledger.last_sequence,
+            last_sequence=self._ledger.places.last_sequence,
             boot=self._boot_of(store),
         )
         if state is TokenState.CURRENT and recorded is not None and recorded.layout != store.capabilities.layout:
@@ -101,20 +107,28 @@ class Access:
         wanted: Mapping[Network, Ban],
         now: datetime,
         *,
+        patient: bool = False,
         proving: bool = True,
     ) -> View:
         """Apply a store's own part of the changes, read it back, note what was seen; return the new view.
 
+        patient  whether our rules may wait for their turn to be put in force again
         proving  whether the store then holds what it should and nothing else, so that its token proves a later
                  difference to be somebody's doing
         """
         if view.observation is None:
             return view
         turn = view.capabilities.turn
-        own = [change for change in changes if change.store == view.name and change.action is not Action.ADOPT]
+        own = [change for change in changes if change.store == view.name and change.action not in IN_LEDGER]
+        # What was lost altogether is made anew at once.
+        if view.token is not TokenState.ABSENT and any(change.action is Action.HOOK for change in own):
+            if patient and self._clock() < attached.hook_at:
+                own = [change for change in own if change.action is not Action.HOOK]
+            else:
+                attached.hook_at = self._clock() + self._interval_s
         proving = proving and (turn is None or len(own) <= turn)
         if own or (proving and view.token is not TokenState.CURRENT):
-            view = self._apply(attached, own[:turn], now, proving=proving)
+            view = self._apply(attached, view, own[:turn], now, proving=proving)
         if view.observation is None:
             return view
         if attached.backoff.succeeded(writing=True):
@@ -124,12 +138,15 @@ class Access:
         present = [n for n in seen if n in fitted and view.placements.get(n) is not Placement.CONFIRMED]
         absent = [n for n in view.placements if n not in seen and n not in fitted]
         if present or absent:
-            self._ledger.confirm(view.name, present, absent, None)
-        return replace(view, placements=self._ledger.placements(view.name), problem=None)
+            self._ledger.places.confirm(view.name, present, absent, None)
+        # What a larger network there covers need not be there itself.
+        if unseen := [n for n, p in view.placements.items() if p is Placement.CONFIRMED and n not in seen]:
+            self._ledger.places.miss(view.name, unseen)
+        return replace(view, placements=self._ledger.places.of(view.name), problem=None)
 
     def carry(self, attached: Attached, shelf: Shelf, desired: Mapping[Network, Ban], now: datetime) -> bool:
         """Write one turn of what waits; False where the store turned out to hold something else."""
-        own = shelf.turn(desired)
+        own = shelf.turn(desired, now)
         proving = not shelf.waiting
         if not own and (shelf.proven or not proving):
             return True
@@ -146,7 +163,7 @@ class Access:
         shelf.token, shelf.proven = str(token), proving
         present = [c.network for c in done if c.action is not Action.REMOVE and c.network is not None]
         absent = [c.network for c in done if c.action is Action.REMOVE and c.network is not None]
-        self._ledger.confirm(attached.store.name, present, absent, token if proving else None)
+        self._ledger.places.confirm(attached.store.name, present, absent, token if proving else None)
         attached.shelf = shelf
         return True
 
@@ -163,7 +180,7 @@ class Access:
             # Another got at it between our writing and our reading: it must be read again.
             return
         # Where changes are taken in turns the rest is not done yet; elsewhere what is left was refused.
-        rest = {c.network: c for c in left.plan.changes if c.store == view.name and c.action is not Action.ADOPT}
+        rest = {c.network: c for c in left.plan.changes if c.store == view.name and c.action not in IN_LEDGER}
         waiting = {network: None for network in rest if network is not None} if takes_turns else {}
         attached.shelf = Shelf(
             name=view.name,
@@ -182,14 +199,21 @@ class Access:
         if left.undecided[view.name]:
             attached.read_at = min(attached.read_at, self._clock() + self._interval_s)
 
-    def _apply(self, attached: Attached, own: Sequence[Change], now: datetime, *, proving: bool) -> View:
-        """Write, and read back what was read before. Raises Drifted where the store was only believed."""
-        shelf = attached.shelf
+    def _apply(self, attached: Attached, seen: View, own: Sequence[Change], now: datetime, *, proving: bool) -> View:
+        """Write, and read back what was read before. Raises Drifted where the store was only believed.
+
+        Nothing is written where another wrote since it was read: then what it bears would become our newest token.
+        Where our rules are put back, or the token proves nothing, what is there gets ours whatever it bears.
+        """
+        shelf, expected = attached.shelf, None
+        is_certain = seen.token is TokenState.CURRENT and all(change.action is not Action.HOOK for change in own)
+        if seen.observation is not None and (shelf is not None or is_certain):
+            expected = seen.observation.token
         try:
-            token, rejections = self._write(attached, own, now, expected=shelf.token if shelf is not None else None)
-        except Drifted:
-            raise
+            token, rejections = self._write(attached, own, now, expected=expected)
         except (RetryLater, FatalError) as error:
+            if shelf is not None and isinstance(error, Drifted):
+                raise
             self._not_written(attached, own, error)
             return replace(self.view(attached, now, patient=True), problem=str(error))
         if shelf is None:
@@ -200,7 +224,7 @@ class Access:
             shelf.token, shelf.proven = str(token), proving
             view = self._believed(attached)
         if proving:
-            self._ledger.confirm(attached.store.name, (), (), token)
+            self._ledger.places.confirm(attached.store.name, (), (), token)
             view = replace(view, token=TokenState.CURRENT)
         return view
 
@@ -208,8 +232,15 @@ class Access:
         self, attached: Attached, own: Sequence[Change], now: datetime, *, expected: str | None
     ) -> tuple[Token, Sequence[Rejection]]:
         store = attached.store
-        written = [c.network for c in own if c.action in {Action.ADD, Action.UPDATE} and c.network is not None]
-        token = self._ledger.attempt(store.name, written, boot=self._boot_of(store), layout=store.capabilities.layout)
+        keeps_ends = store.capabilities.ends
+        written = {
+            c.network: c.until if keeps_ends else None
+            for c in own
+            if c.action in {Action.ADD, Action.UPDATE} and c.network is not None
+        }
+        token = self._ledger.places.attempt(
+            store.name, written, boot=self._boot_of(store), layout=store.capabilities.layout
+        )
         rejections = store.apply(own, token, now, expected=expected)
         attached.write_at = self._clock() + store.capabilities.pause_s
         refused = {rejection.change for rejection in rejections}

@@ -11,6 +11,9 @@ LAST_RETRY_S = 30.0
 # A reading may take this share of the time between two of them, and comes at the latest after so long.
 READING_SHARE = 50
 LAST_READING_S = 600.0
+# A store that is touched all the time is read no more often than this, and than so many times what that takes.
+TOUCH_S = 1.0
+TOUCH_SHARE = 10
 
 
 @dataclass(slots=True)
@@ -52,6 +55,8 @@ class Attached:
     shelf     what it is believed to hold; None: it must be read before anything can be said of it
     read_at   when it is read again all the same
     write_at  when it may be written again
+    hook_at   when our rules may be put in force again: with another who moves them we do not fight each second
+    touch_at  when it may be read again because another touched it
     """
 
     store: Store
@@ -60,6 +65,8 @@ class Attached:
     shelf: Shelf | None = None
     read_at: float = 0.0
     write_at: float = 0.0
+    hook_at: float = 0.0
+    touch_at: float = 0.0
 
     @property
     def can_be_carried_to(self) -> bool:
@@ -72,7 +79,12 @@ class Attached:
 
     def was_read(self, now: float, took_s: float, interval_s: float) -> None:
         """Note a reading that took so long: the next one comes after the interval, or later where readings are long."""
+        self.touch_at = now + max(TOUCH_S, took_s * TOUCH_SHARE)
         self.read_at = now + min(max(interval_s, took_s * READING_SHARE), max(interval_s, LAST_READING_S))
+
+    def was_touched(self, now: float) -> None:
+        """Have it read because another touched it: at once, but whoever goes on and on does not keep us reading."""
+        self.read_at = min(self.read_at, max(now, self.touch_at))
 
     def is_due(self, now: float, *, patient: bool) -> bool:
         """Tell whether it must be read now; `patient`: a failing store not before its turn."""

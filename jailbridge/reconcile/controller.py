@@ -15,16 +15,18 @@ from typing import Protocol
 
 from jailbridge.config.settings import PolicySettings
 from jailbridge.ledger import Ledger
-from jailbridge.model.ban import Ban, Decision
-from jailbridge.model.network import Network, NetworkIndex, NetworkSet
+from jailbridge.model.ban import Ban, Decision, EndReason
+from jailbridge.model.network import Network, NetworkIndex, NetworkSet, network_text
 from jailbridge.model.plan import Change, ObservedBan, Plan, StoreSummary
 from jailbridge.model.token import TokenState
 from jailbridge.policy.decide import Past, adopted
 from jailbridge.policy.exempt import Exemptions
 from jailbridge.reconcile.access import Access
 from jailbridge.reconcile.attached import Attached
-from jailbridge.reconcile.diff import Outcome, Presence, View, fit, outcome, presence
-from jailbridge.stores.protocol import Drifted
+from jailbridge.reconcile.clearing import Clearing
+from jailbridge.reconcile.diff import Presence, View, fit, presence
+from jailbridge.reconcile.verdicts import Outcome, outcome
+from jailbridge.stores.protocol import Drifted, Traces
 
 log = logging.getLogger("jailbridge.reconcile")
 
@@ -61,8 +63,14 @@ class Controller:
         clock: Callable[[], float] = time.monotonic,
         brake: Brake | None = None,
         interval_s: float = 30.0,
+        traces: Sequence[Traces] = (),
     ) -> None:
-        """`interval_s`: how long a store is believed at the least before it is read again."""
+        """Take over the stores, which are written in this order.
+
+        interval_s  how long a store is believed at the least before it is read again
+        traces      where PortSentry leaves its own marks
+        """
+        self._clearing = Clearing(ledger, traces)
         self._brake = brake
         self._undecided: Mapping[str, Set[Network]] = {}
         self._ledger = ledger
@@ -99,9 +107,10 @@ class Controller:
         """When a store that is believed has to be read again (monotonic seconds); None where none is believed."""
         return min((a.read_at for a in self._stores.values() if a.shelf is not None), default=None)
 
-    def plan(self, now: datetime) -> Plan:
-        """Observe every store and return what would change. Changes nothing."""
-        return self._outcome(self._observe(now), now, self._exemptions()).plan
+    def plan(self, now: datetime, *, only: str | None = None, forced: bool = False) -> Plan:
+        """Observe the stores and return what `reconcile` would change. Changes nothing."""
+        found = self._outcome(self._observe(now, only), now, self._exemptions(), forced=forced)
+        return self._with_traces(found.plan, now) if only is None else found.plan
 
     def presences(self, now: datetime) -> Mapping[Network, Mapping[str, Presence]]:
         """Observe every store and tell, for each live ban, how each of them stands to it; in a pause none does."""
@@ -110,32 +119,55 @@ class Controller:
         columns = {view.name: _column(view, wanted, always) for view in self._observe(now)}
         return {network: {name: column(network) for name, column in columns.items()} for network in self._ledger.bans()}
 
-    def reconcile(self, now: datetime, *, patient: bool = False, believing: bool = False) -> Plan:
+    def notice(self) -> None:
+        """Ask every store that is believed whether another may have changed something: then it is read soon."""
+        for attached in self._stores.values():
+            if attached.store.touched() and attached.shelf is not None:
+                attached.was_touched(self._clock())
+
+    def reconcile(
+        self,
+        now: datetime,
+        *,
+        patient: bool = False,
+        believing: bool = False,
+        forced: bool = False,
+        only: str | None = None,
+    ) -> Plan:
         """Bring the stores in line; return what is left over.
 
         patient    leave failing stores alone until they are due
         believing  read only those stores that are due for it; of the others believe what is known
+        forced     past the brake on what the stores are found with
+        only       the one store to look at; what that changes reaches the others in the next pass
         """
-        views = [self._access.look(a, now, patient=patient, believing=believing) for a in self._stores.values()]
+        try:
+            return self._pass(now, patient=patient, believing=believing, forced=forced, only=only)
+        except Drifted:
+            return self._pass(now, patient=patient, believing=False, forced=forced, only=only)
+
+    def _pass(self, now: datetime, *, patient: bool, believing: bool, forced: bool, only: str | None) -> Plan:
+        views = [self._access.look(a, now, patient=patient, believing=believing) for a in self._chosen(only)]
         # A pass that is cut short is made again: until it is over, nothing can be carried.
         self._heard = -1
         # Those of one moment, or what came in between would never be noticed.
         exemptions = self._exemptions()
-        first = self._outcome(views, now, exemptions)
+        first = self._outcome(views, now, exemptions, forced=forced)
         self._take_over(first, now)
         heard = self._ledger.last_change
         wanted = self._note_desired(now, exemptions)
-        try:
-            after = [
-                self._access.settle(self._stores[view.name], view, first.plan.changes, wanted, now) for view in views
-            ]
-        except Drifted:
-            return self.reconcile(now, patient=patient)
+        after = [
+            self._access.settle(self._stores[view.name], view, first.plan.changes, wanted, now, patient=patient)
+            for view in views
+        ]
         left = self._outcome(after, now, exemptions)
         for view in after:
             self._access.shelve(self._stores[view.name], view, left, len(wanted))
+        if only is not None:
+            return left.plan
+        self._clearing.clear(now)
         self._heard = heard
-        return left.plan
+        return self._with_traces(left.plan, now)
 
     def carry(self, now: datetime, *, patient: bool) -> bool:
         """Carry to the stores what has changed in the ledger since, without reading them.
@@ -157,14 +189,16 @@ class Controller:
                 attached, attached.shelf, self._desired, now
             ):
                 return False
+        if self._clearing.is_due:
+            self._clearing.clear(now)
         return not due
 
-    def left(self) -> Plan:
+    def left(self, now: datetime) -> Plan:
         """Return what is left over as far as is known: what still waits, and the stores that are out of reach."""
         summaries, changes = {}, list[Change]()
         for name, attached in self._stores.items():
             shelf = attached.shelf
-            changes += [*shelf.owed(self._desired), *shelf.refused.values()] if shelf is not None else ()
+            changes += [*shelf.owed(self._desired, now), *shelf.refused.values()] if shelf is not None else ()
             summaries[name] = StoreSummary(
                 reachable=shelf is not None,
                 enforcing=shelf.enforcing if shelf is not None else None,
@@ -173,7 +207,8 @@ class Controller:
                 foreign=shelf.foreign if shelf is not None else 0,
                 problem=attached.backoff.problem,
             )
-        return Plan(changes=tuple(changes), stores=summaries)
+        plan = Plan(changes=tuple(changes), stores=summaries)
+        return self._with_traces(plan, now) if self._clearing.is_due else plan
 
     def restore(self, now: datetime) -> Plan:
         """Put every live ban back into the stores that can be written before the network is up; remove nothing.
@@ -190,14 +225,21 @@ class Controller:
         def planned(views: Iterable[View]) -> Plan:
             # Without placements no ban is known to have ended; what then goes is covered by what comes.
             blind = [replace(view, placements={}) for view in views]
-            return outcome(wanted, blind, lambda _: False, None).plan
+            return outcome(wanted, blind, lambda *_: False, None, now).plan
 
         changes = planned(early).changes
         return planned(
             self._access.settle(self._stores[view.name], view, changes, wanted, now, proving=False) for view in early
         )
 
+    def _with_traces(self, plan: Plan, now: datetime) -> Plan:
+        changes, summaries = self._clearing.plan(now)
+        return Plan(changes=(*plan.changes, *changes), stores={**plan.stores, **summaries})
+
     def _take_over(self, found: Outcome, now: datetime) -> None:
+        for name, networks in found.unbanned.items():
+            for network in self._ledger.end(networks, EndReason.STORE, now=now) if networks else ():
+                log.info("store=%s address=%s was taken out there: unbanned everywhere", name, network_text(network))
         for name, bans in found.adopted.items():
             if bans:
                 log.info("store=%s adopted=%d", name, len(bans))
@@ -220,16 +262,20 @@ class Controller:
             if not ban.is_over(now) and (ban.forced or exemptions.find(network) is None)
         }
 
-    def _outcome(self, views: Sequence[View], now: datetime, exemptions: Exemptions | None) -> Outcome:
+    def _outcome(
+        self, views: Sequence[View], now: datetime, exemptions: Exemptions | None, *, forced: bool = False
+    ) -> Outcome:
         paused = self._ledger.paused(now)
 
-        def is_settled(observed: ObservedBan) -> bool:
+        def is_settled(observed: ObservedBan, exactly: bool) -> bool:
             if exemptions is not None and exemptions.find(observed.network) is not None:
                 return True
             if paused and self._ledger.covering(observed.network) is not None:
                 return True
             tombstone = self._ledger.tombstone(observed.network)
-            return tombstone is not None and observed.since is not None and tombstone.predates(observed.since)
+            if tombstone is None or observed.since is None or (exactly and tombstone.network != observed.network):
+                return False
+            return tombstone.predates(observed.since)
 
         def adopt(observed: ObservedBan, store: str) -> Decision:
             past = Past(
@@ -240,7 +286,9 @@ class Controller:
 
         room = self._brake.left() if self._brake is not None else sys.maxsize
         wanted, may_adopt = self._wanted(now, exemptions), exemptions is not None and not paused
-        return outcome(wanted, views, is_settled, adopt if may_adopt else None, room)
+        return outcome(
+            wanted, views, is_settled, adopt if may_adopt else None, now, room=room, forced=forced and may_adopt
+        )
 
     def _note_desired(self, now: datetime, exemptions: Exemptions | None) -> Mapping[Network, Ban]:
         """Begin anew what changes are carried against."""
@@ -265,8 +313,9 @@ class Controller:
         while news := self._ledger.feed(self._heard, NEWS):
             if news[0][0] != self._heard + 1:
                 return False
-            for sequence, _, _, network, _ in news:
+            for sequence, _, what, network, _ in news:
                 self._heard = sequence
+                self._clearing.is_due = self._clearing.is_due or what == "unban"
                 ban = bans.get(network)
                 index.add(network)
                 is_alone = index.is_alone(network)
@@ -283,9 +332,12 @@ class Controller:
                         attached.shelf.expect(network)
         return True
 
-    def _observe(self, now: datetime) -> list[View]:
+    def _chosen(self, only: str | None) -> list[Attached]:
+        return [attached for name, attached in self._stores.items() if only in {None, name}]
+
+    def _observe(self, now: datetime, only: str | None = None) -> list[View]:
         """Look on, which is not the reading that is due."""
-        return [self._access.view(attached, now, patient=False, noted=False) for attached in self._stores.values()]
+        return [self._access.view(attached, now, patient=False, noted=False) for attached in self._chosen(only)]
 
 
 def _column(view: View, wanted: Mapping[Network, Ban], always: Presence | None) -> Callable[[Network], Presence]:

@@ -1,48 +1,34 @@
-"""What must change so that the stores agree with the ledger. Pure: facts in, a plan out.
+"""What must change in a store so that it holds what it should. Pure: facts in, changes out.
 
-The rows of the truth table, for one ban in one store:
+The rows of the truth table, for one ban in one store. "Desired" is what the store can hold of the live bans, those that
+a verdict has just ended left out: the maximal networks, the longest bans (`fit`).
 
     desired  observed  placement here        condition                                       action
     yes      yes       -                     its end differs                                 update
     yes      yes       -                     otherwise (a covering network counts)           none
-    yes      no        -                     (*)                                             add
-    no       yes       attempted, confirmed  -                                               remove
+    yes      no        none, attempted       -                                               add
+    yes      no        confirmed             a wish (see verdicts)                           unban everywhere
+    yes      no        confirmed             otherwise: a loss                               add back
+    no       yes       attempted, confirmed  the ledger is not older than the store          remove
     no       yes       none                  exempt, or not after the last ban's end         remove
     no       yes       none                  a desired network covers it, in a store that    none
                                              can hold both
-    no       yes       none                  token current and external = adopt,             adopt (the first kind as
-                                             or the store was written by another ledger      far as the brake allows,
+    no       yes       none                  a find (see verdicts)                           adopt (the first kind as
+                                                                                             far as the brake allows,
                                                                                              the rest: left alone)
     no       yes       none                  otherwise, in a place that is ours              remove
-
-"Desired" is what the store can hold of the live bans: the maximal networks, the longest bans (`fit`).
-(*) A missing ban is always put back. That somebody's wish may lie behind it is not inferred in this release.
-
-Verdicts on what to adopt are collected from every store before any store is diffed against what is then desired, so one
-pass never undoes itself.
 """
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from heapq import nlargest
 from math import inf
 
-from jailbridge.model.ban import Ban, Decision
+from jailbridge.model.ban import Ban
 from jailbridge.model.network import Network, NetworkSet, maximal
-from jailbridge.model.plan import (
-    Action,
-    Capabilities,
-    Change,
-    External,
-    Observation,
-    ObservedBan,
-    Placement,
-    Plan,
-    StoreSummary,
-)
+from jailbridge.model.plan import Action, Capabilities, Change, External, Observation, Placement
 from jailbridge.model.token import TokenState
 
 # A store that is told how long a ban lasts counts from when it has read the whole transaction, some seconds at 100,000
@@ -52,7 +38,10 @@ END_TOLERANCE = timedelta(seconds=30)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """One store as the planner sees it; `observation` None is a store out of reach, `problem` says why."""
+    """One store as the planner sees it; `observation` None is a store out of reach, `problem` says why.
+
+    own_end  tells what end of its own a store that keeps ends was last given for a ban, None for none
+    """
 
     name: str
     capabilities: Capabilities
@@ -60,21 +49,19 @@ class View:
     observation: Observation | None
     problem: str | None = None
     placements: Mapping[Network, Placement]
+    own_end: Callable[[Network], datetime | None] = lambda _: None
     token: TokenState = TokenState.ABSENT
     ever_written: bool = True
 
+    @property
+    def is_newer_than_ledger(self) -> bool:
+        """Whether another ledger wrote it last: this one is an older copy, new, or another host's."""
+        return self.token is TokenState.AHEAD
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """A plan, and by store: the bans that its `adopt` changes bring into the ledger, and those that must wait.
-
-    braked  how many of the adopted ones use up the brake's room
-    """
-
-    plan: Plan
-    braked: int
-    adopted: Mapping[str, tuple[Ban, ...]]
-    undecided: Mapping[str, Set[Network]]
+    @property
+    def is_anothers(self) -> bool:
+        """Whether what it holds may be another ledger's: that wrote it last, or this one never did."""
+        return self.is_newer_than_ledger or not self.ever_written
 
 
 class Presence(StrEnum):
@@ -86,44 +73,6 @@ class Presence(StrEnum):
     UNSUPPORTED = "unsupported"
     UNREACHABLE = "unreachable"
     DISABLED = "disabled"
-
-
-def outcome(
-    wanted: Mapping[Network, Ban],
-    views: Sequence[View],
-    is_settled: Callable[[ObservedBan], bool],
-    adopt: Callable[[ObservedBan, str], Decision] | None,
-    room: int = sys.maxsize,
-) -> Outcome:
-    """Return the plan that brings the stores in line with `wanted`: the live bans without those that are masked.
-
-    is_settled  tells whether a ban found in a store is one that ended, or is exempt: a recorded cause to remove it
-    adopt       policy's decision on a ban found in a store and unknown to the ledger; None while policy cannot decide:
-                then such bans are left as they are
-    room        how many bans may be adopted because a person (or fail2ban, from a log) put them there: the brake. The
-                others are left as they are. What another ledger wrote is not braked: it is not news.
-    """
-    everything = dict(wanted)
-    braked = 0
-    adopted: dict[str, tuple[Ban, ...]] = {}
-    undecided: dict[str, Set[Network]] = {}
-    changes: list[Change] = []
-    for view in views:
-        taken, undecided[view.name] = _verdicts(view, NetworkSet(everything), is_settled, adopt, room - braked)
-        braked += len(taken) if _is_persons(view) else 0
-        everything.update((ban.network, ban) for ban in taken)
-        adopted[view.name] = tuple(taken)
-        changes += [
-            Change(store=view.name, action=Action.ADOPT, network=ban.network, until=ban.until, why=ban.reason)
-            for ban in taken
-        ]
-    summaries: dict[str, StoreSummary] = {}
-    for view in views:
-        fitted = fit(everything, view.capabilities)
-        changes += differences(view, fitted, NetworkSet(everything), undecided[view.name])
-        summaries[view.name] = _summary(view, len(fitted))
-    plan = Plan(changes=tuple(changes), stores=summaries)
-    return Outcome(plan=plan, braked=braked, adopted=adopted, undecided=undecided)
 
 
 def fit(wanted: Mapping[Network, Ban], capabilities: Capabilities) -> Mapping[Network, Ban]:
@@ -156,42 +105,11 @@ def presence(network: Network, fitted: Mapping[Network, Ban], observed: NetworkS
     return Presence.MISSING if network in fitted else Presence.UNSUPPORTED
 
 
-def _verdicts(
-    view: View,
-    known: NetworkSet,
-    is_settled: Callable[[ObservedBan], bool],
-    adopt: Callable[[ObservedBan, str], Decision] | None,
-    room: int,
-) -> tuple[list[Ban], Set[Network]]:
-    """Return the bans to adopt from a store, and those that it holds and nobody can decide on now."""
-    taken: list[Ban] = []
-    undecided: set[Network] = set()
-    consulted = adopt is None or _is_persons(view) or _is_other_ledgers(view)
-    for observed in view.observation.bans if view.observation is not None and consulted else ():
-        network = observed.network
-        if network in view.placements or known.covering(network) is not None or is_settled(observed):
-            continue
-        if adopt is None or (_is_persons(view) and len(taken) >= room):
-            undecided.add(network)
-        elif (ban := adopt(observed, view.name).ban) is not None:
-            taken.append(ban)
-    return taken, undecided
-
-
-def _is_persons(view: View) -> bool:
-    """Tell whether what differs in a store is a person's doing, and means something there."""
-    return view.token is TokenState.CURRENT and view.external is External.ADOPT
-
-
-def _is_other_ledgers(view: View) -> bool:
-    """Tell whether a store was written by a ledger that knew more than this one, or before this one was there."""
-    return view.token is TokenState.AHEAD or not view.ever_written
-
-
 def differences(
     view: View,
     fitted: Mapping[Network, Ban],
     everything: NetworkSet,
+    now: datetime,
     undecided: Set[Network] = frozenset(),
 ) -> Iterator[Change]:
     """Yield what makes a store hold `fitted`, its part of `everything` that is wanted; nothing where it is unread."""
@@ -217,10 +135,18 @@ def differences(
     for network, wanted in fitted.items():
         present = observed.get(network)
         if present is not None:
-            if view.capabilities.ends and not same_end(present.until, wanted.until):
+            if not is_armed(present.until, wanted.until, view.capabilities, now):
                 yield change(Action.UPDATE, network, "its end differs", wanted.until)
         elif held.covering(network) is None:
-            yield change(Action.ADD, network, wanted.reason, wanted.until)
+            yield change(Action.ADD, network, _cause_to_add(network, view, wanted), wanted.until)
+
+
+def _cause_to_add(network: Network, view: View, wanted: Ban) -> str:
+    if view.placements.get(network) is not Placement.CONFIRMED:
+        return wanted.reason
+    if view.token is TokenState.CURRENT:
+        return "taken out there, put back: what ends a ban is `jailbridge unban`"
+    return "lost there"
 
 
 def _cause_to_remove(
@@ -237,25 +163,20 @@ def _cause_to_remove(
         return "covered" if known or not view.capabilities.overlaps else None
     if everything.covering(network) is not None:
         return "over its limit"
-    if known:
-        return "ended"
-    return None if network in undecided else "not in the ledger"
+    if network in undecided:
+        return None
+    return "ended" if known else "not in the ledger"
 
 
-def same_end(one: datetime | None, other: datetime | None) -> bool:
-    """Tell whether two ends of a ban are the same to a store that counts them itself."""
-    if one is None or other is None:
-        return one is other
-    return abs(one - other) <= END_TOLERANCE
+def is_armed(held: datetime | None, wanted: datetime | None, capabilities: Capabilities, now: datetime) -> bool:
+    """Tell whether a store may keep the end that it holds a ban with.
 
-
-def _summary(view: View, desired: int) -> StoreSummary:
-    seen = view.observation
-    return StoreSummary(
-        reachable=seen is not None,
-        enforcing=seen.enforcing if seen is not None else None,
-        desired=desired,
-        observed=len(seen.bans) if seen is not None else 0,
-        foreign=seen.foreign if seen is not None else 0,
-        problem=view.problem,
-    )
+    Where it cannot count as far as is wanted, half of what it can is enough.
+    """
+    if not capabilities.ends:
+        return True
+    if held is None or wanted is None:
+        return held is wanted
+    longest = capabilities.longest
+    is_far = longest is not None and wanted > now + longest / 2 and held > now + longest / 2
+    return is_far or abs(held - wanted) <= END_TOLERANCE

@@ -7,13 +7,14 @@ ledger again.
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from datetime import datetime
 from heapq import heapify, heapreplace
 from itertools import islice
 
 from jailbridge.model.ban import Ban
 from jailbridge.model.network import Network, NetworkSet
 from jailbridge.model.plan import Action, Capabilities, Change, External, Observation, ObservedBan, Placement, Rejection
-from jailbridge.reconcile.diff import View, differences, fit, rank, same_end
+from jailbridge.reconcile.diff import View, differences, fit, is_armed, rank
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,11 +58,11 @@ class Shelf:
             self.refused.pop(network, None)
         self.waiting[network] = None
 
-    def owed(self, wanted: Mapping[Network, Ban]) -> Iterator[Change]:
+    def owed(self, wanted: Mapping[Network, Ban], now: datetime) -> Iterator[Change]:
         """Yield what must be changed for those who wait."""
         limit = self.capabilities.limit
         if limit is None or not (self.crowded or len(wanted) > limit):
-            yield from filter(None, (self._change(network, wanted) for network in list(self.waiting)))
+            yield from filter(None, (self._change(network, wanted, now) for network in list(self.waiting)))
             return
         news = [network for network in self.waiting if network in wanted or network in self.bans]
         # A network that lies in another one takes a place without being held: then it takes a look at all of them.
@@ -71,12 +72,12 @@ class Shelf:
         else:
             # Which ones it should hold depends on all of them.
             fitted = fit(wanted, self.capabilities)
-            yield from differences(self._view, fitted, NetworkSet(wanted), self.undecided)
+            yield from differences(self._view, fitted, NetworkSet(wanted), now, self.undecided)
 
-    def turn(self, wanted: Mapping[Network, Ban]) -> list[Change]:
+    def turn(self, wanted: Mapping[Network, Ban], now: datetime) -> list[Change]:
         """Take out of the waiting as many as the store takes at once; return their changes, removals first."""
         most = self.capabilities.turn
-        changes = list(islice(self.owed(wanted), most))
+        changes = list(islice(self.owed(wanted, now), most))
         if most is None or len(changes) < most:
             self.waiting.clear()
         for change in changes if self.waiting else ():
@@ -100,13 +101,13 @@ class Shelf:
                 self.bans[change.network] = ObservedBan(network=change.network, until=change.until)
         return done
 
-    def _change(self, network: Network, wanted: Mapping[Network, Ban]) -> Change | None:
+    def _change(self, network: Network, wanted: Mapping[Network, Ban], now: datetime) -> Change | None:
         ban, held = wanted.get(network), self.bans.get(network)
         if ban is None:
             return None if held is None else self._step(Action.REMOVE, network, "ended")
         if held is None:
             return self._step(Action.ADD, network, ban.reason, ban)
-        if self.capabilities.ends and not same_end(held.until, ban.until):
+        if not is_armed(held.until, ban.until, self.capabilities, now):
             return self._step(Action.UPDATE, network, "its end differs", ban)
         return None
 

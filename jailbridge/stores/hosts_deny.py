@@ -1,62 +1,67 @@
-"""hosts.deny as a store: reads and rewrites our block of it. The text itself is deny_file's business.
+"""hosts.deny as a store: reads and rewrites our block of it, or the list that our block names.
 
-The file is replaced, never edited in place, so that libwrap always reads a whole one. What another writer changes
-between our reading and our writing is seen and kept; so is what one appends to the old file while we replace it. Later
-lines, written through a file that was opened before, are lost: there is no lock that other writers would heed.
+The texts are the business of deny_file and deny_list, the writing beside others that of replaced_file. With a list,
+hosts.deny itself is written only when its block has to change.
 """
 
-import contextlib
-import fcntl
 import logging
-import os
-import stat
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from io import FileIO
-from pathlib import Path
 
-from jailbridge.config.settings import HostsDenySettings
-from jailbridge.errors import FatalError, RetryLater
+from jailbridge.config.settings import HostsDenyForm, HostsDenySettings
+from jailbridge.host.wrappers import Wrappers
 from jailbridge.model.network import Network
 from jailbridge.model.plan import Action, Capabilities, Change, Observation, ObservedBan, Rejection
 from jailbridge.model.token import Token
 from jailbridge.stores.deny_file import DenyFile, put_together, take_apart
+from jailbridge.stores.deny_list import DenyList, agreed, list_text, read_list
 from jailbridge.stores.protocol import Drifted
+from jailbridge.stores.replaced_file import ReplacedFile
 
 log = logging.getLogger("jailbridge.stores.hosts_deny")
 
-# libwrap reads the file for every connection: something larger than this is not a hosts.deny.
-MAX_BYTES = 64 << 20
-ATTEMPTS = 10
+REMEDY = "set stores.hosts_deny.path"
 
 
 class HostsDenyStore:
-    """Bans as lines of hosts.deny. Whether anything that listens obeys TCP wrappers is not known here."""
+    """Bans as lines of hosts.deny, or of the list that one line there names."""
 
     name = "hosts_deny"
 
-    def __init__(self, settings: HostsDenySettings) -> None:
-        self._path = settings.path
+    def __init__(self, settings: HostsDenySettings, wrappers: Wrappers | None = None) -> None:
+        """`wrappers` tells whether TCP wrappers are in use; by default it looks at this host."""
+        self._deny = ReplacedFile(settings.path, REMEDY)
+        self._list = ReplacedFile(settings.list_path, REMEDY)
+        self._has_list = settings.form is HostsDenyForm.FILE
         self._rule = settings.rule
-        # What another appended to a file that we had replaced already: the next writing takes it along.
-        self._late = b""
-        # Under another rule our lines have another form, and are written anew. A token takes nine digits of it.
-        layout = zlib.crc32(self._rule.encode()) % 10**9
+        self._wrappers = wrappers or Wrappers()
+        # In another form, or under another rule, all is written anew. A token takes nine digits of it.
+        form = self._rule.replace("{address}", str(self._list.path)) if self._has_list else self._rule
         self.capabilities = Capabilities(
-            overlaps=True, ends=False, volatile=False, early=False, layout=layout, limit=settings.max, pause_s=1.0
+            overlaps=True,
+            ends=False,
+            volatile=False,
+            early=False,
+            layout=zlib.crc32(form.encode()) % 10**9,
+            limit=settings.max,
+            pause_s=1.0,
         )
 
-    def observe(self, now: datetime) -> Observation:  # noqa: ARG002 - the file keeps no times
-        """Read our block. A missing file holds nothing. Raises RetryLater, FatalError (broken marks)."""
-        with self._opened() as file:
-            parts = take_apart(self._content(file), str(self._path), self._rule)
+    def observe(self, now: datetime) -> Observation:  # noqa: ARG002 - the files keep no times
+        """Read our block and the list. A missing file holds nothing. Raises RetryLater, FatalError (broken marks)."""
+        parts = self._taken_apart(self._deny.read())
+        entries = self._in_force(parts, self._list.read() if self._has_list else None)
         return Observation(
-            token=parts.token,
-            enforcing=None,
-            bans=tuple(ObservedBan(network=network) for network in parts.bans),
-            foreign=parts.foreign,
+            token=self._token(parts, entries),
+            enforcing=self._wrappers.in_use(),
+            bans=tuple(ObservedBan(network=network) for network in _held(parts, entries)),
+            foreign=parts.foreign + len(entries.unknown),
         )
+
+    def touched(self) -> bool:
+        """Tell whether another may have written hosts.deny or the list since; never raises."""
+        return self._deny.touched() or (self._has_list and self._list.touched())
 
     def apply(
         self,
@@ -66,159 +71,88 @@ class HostsDenyStore:
         *,
         expected: str | None = None,
     ) -> Sequence[Rejection]:
-        """Rewrite our block in one replacement of the file. Raises RetryLater, Drifted, FatalError (broken marks)."""
-        for _ in range(ATTEMPTS):
-            with self._opened() as file:
-                content = self._content(file)
-                parts = take_apart(content + self._late, str(self._path), self._rule)
-                if expected is not None and parts.token != expected:
-                    raise Drifted(f"{self._path} is not as it was left")
-                if self._replace(file, content, put_together(parts, _bans(parts, changes), self._rule, str(token))):
-                    self._late = self._appended(file, content)
-                    if not self._late:
-                        return ()
-        raise RetryLater(f"{self._path} is being written by something else all the time")
+        """Make the changes in one replacement of the file that holds the bans.
 
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[FileIO | None]:
-        """Open the file that stands there now; None where there is none."""
-        try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except FileNotFoundError:
-            yield None
-            return
-        except OSError as error:
-            raise RetryLater(f"{self._path} cannot be read: {error.strerror}") from None
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
-                raise FatalError(
-                    f"{self._path} is not a regular file of at most {MAX_BYTES >> 20} MiB: set stores.hosts_deny.path"
-                )
-            with FileIO(descriptor, closefd=False) as file:
-                yield file
-        finally:
-            os.close(descriptor)
+        Raises RetryLater, Drifted, FatalError (broken marks).
+        """
+        if self._has_list:
+            self._apply_to_list(changes, token, expected)
+        else:
+            self._apply_to_lines(changes, token, expected)
+        return ()
 
-    def _content(self, file: FileIO | None) -> bytes:
-        if file is None:
-            return b""
-        try:
-            file.seek(0)
-            return file.readall()
-        except OSError as error:
-            raise RetryLater(f"{self._path} cannot be read: {error.strerror}") from None
+    def _apply_to_lines(self, changes: Sequence[Change], token: Token, expected: str | None) -> None:
+        left: list[DenyList] = []
 
-    def _replace(self, file: FileIO | None, content: bytes, text: bytes) -> bool:
-        """Put a file with `text` in the place of `file`, if that still stands there with `content`; tell whether."""
-        try:
-            target = self._path.resolve()
-            with _draft(target) as draft:
-                if draft is None:
-                    return False
-                _write(draft, text, file)
-                if not self._stands(target, file, content):
-                    return False
-                if file is not None:
-                    _beside(target).replace(target)
-                else:
-                    os.link(_beside(target), target)
-            _sync_folder(target.parent)
-        except BlockingIOError:
-            raise RetryLater(f"another jailbridge is writing {self._path}") from None
-        except FileExistsError:
-            return False
-        except OSError as error:
-            raise RetryLater(f"{self._path} cannot be written: {error.strerror}") from None
-        return True
+        def edit(content: bytes) -> bytes:
+            parts = self._taken_apart(content)
+            self._check(parts.token, expected)
+            entries = self._in_force(parts)
+            left[:] = [entries] if parts.refers else []
+            return put_together(parts, _changed(_held(parts, entries), changes), self._rule, str(token))
 
-    def _stands(self, target: Path, file: FileIO | None, content: bytes) -> bool:
-        try:
-            present = target.stat()
-        except FileNotFoundError:
-            return file is None
-        # Sizes and times are not enough: another's edit may keep the size, and fall into the clock's same tick.
-        return (
-            file is not None and os.path.samestat(present, os.fstat(file.fileno())) and self._content(file) == content
-        )
+        self._deny.rewrite(edit)
+        for entries in left:
+            self._leave_list(entries)
 
-    def _appended(self, file: FileIO | None, content: bytes) -> bytes:
-        """Return what was appended to the replaced file since it was read."""
-        late = self._content(file)
-        if not late.startswith(content):
-            log.warning(
-                "file=%s was rewritten in place while it was being replaced: look whether it lacks a change", self._path
-            )
-            return b""
-        return late[len(content) :]
+    def _leave_list(self, entries: DenyList) -> None:
+        """Take away what the other form has left and nothing reads any more, but not what is not ours."""
+        if entries.unknown:
+            path = self._list.path
+            log.warning("file=%s has patterns that nothing reads any more: put them into %s", path, self._deny.path)
+            self._list.rewrite(lambda content: b"".join(read_list(content).unknown))
+        else:
+            self._list.remove()
+
+    def _apply_to_list(self, changes: Sequence[Change], token: Token, expected: str | None) -> None:
+        """Write the list first and then, where it has to change, the block: no ban is ever in neither."""
+        before = self._taken_apart(self._deny.content())
+
+        def edit_list(content: bytes) -> bytes:
+            entries = self._in_force(before, content)
+            self._check(self._token(before, entries), expected)
+            return list_text(read_list(content), _changed(_held(before, entries), changes), str(token))
+
+        def edit_block(content: bytes) -> bytes:
+            parts = self._taken_apart(content)
+            # What was added there meanwhile stays until the next writing.
+            bans = [network for network in parts.bans if network not in moved]
+            if parts.refers and len(bans) == len(parts.bans) and agreed(parts.token, str(token)) is not None:
+                return content
+            return put_together(parts, bans, self._rule, str(token), str(self._list.path))
+
+        self._list.rewrite(edit_list)
+        moved = set(before.bans)
+        self._deny.rewrite(edit_block)
+
+    def _taken_apart(self, content: bytes) -> DenyFile:
+        return take_apart(content, str(self._deny.path), self._rule, str(self._list.path))
+
+    def _in_force(self, parts: DenyFile, listed: bytes | None = None) -> DenyList:
+        """Return what the list says as far as anything reads it; `listed` is its content, if known already."""
+        if not parts.refers:
+            return DenyList()
+        return read_list(self._list.content() if listed is None else listed)
+
+    def _token(self, parts: DenyFile, entries: DenyList) -> str | None:
+        return agreed(parts.token, entries.token) if self._has_list else parts.token
+
+    def _check(self, found: str | None, expected: str | None) -> None:
+        if expected is not None and found != expected:
+            raise Drifted(f"{self._deny.path} is not as it was left")
 
 
-def _bans(parts: DenyFile, changes: Sequence[Change]) -> list[Network]:
-    bans = dict.fromkeys(parts.bans)
+def _held(parts: DenyFile, entries: DenyList) -> Iterable[Network]:
+    return dict.fromkeys((*parts.bans, *entries.bans))
+
+
+def _changed(bans: Iterable[Network], changes: Iterable[Change]) -> Iterable[Network]:
+    changed = dict.fromkeys(bans)
     for change in changes:
         if change.network is None:
             continue
         if change.action is Action.REMOVE:
-            bans.pop(change.network, None)
+            changed.pop(change.network, None)
         else:
-            bans[change.network] = None
-    return list(bans)
-
-
-def _beside(target: Path) -> Path:
-    return target.with_name(f".{target.name}.jailbridge")
-
-
-@contextlib.contextmanager
-def _draft(target: Path) -> Iterator[FileIO | None]:
-    """Open the empty file beside the target in which the new one is written; None where another has just used it.
-
-    It is the lock against our own kind as well, since nobody but root may open it (a folder, or a file that all may
-    read, anybody can lock). What a killed process left is used again. Raises BlockingIOError while another has it.
-    """
-    path = _beside(target)
-    with FileIO(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "w") as file:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not _is_at(path, file):
-            yield None
-            return
-        try:
-            file.truncate(0)
-            yield file
-        finally:
-            if _is_at(path, file):
-                path.unlink()
-
-
-def _is_at(path: Path, file: FileIO) -> bool:
-    try:
-        return os.path.samestat(path.lstat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
-
-
-def _write(draft: FileIO, text: bytes, old: FileIO | None) -> None:
-    """Write the new file, with the old one's owner, mode and extended attributes (an SELinux label among them)."""
-    left = memoryview(text)
-    while left:
-        left = left[draft.write(left) :]
-    if old is None:
-        os.fchmod(draft.fileno(), 0o644)
-    else:
-        status = os.fstat(old.fileno())
-        os.fchown(draft.fileno(), status.st_uid, status.st_gid)
-        os.fchmod(draft.fileno(), stat.S_IMODE(status.st_mode))
-        # Not every file system has them, and not each may be written.
-        with contextlib.suppress(OSError):
-            for attribute in os.listxattr(old.fileno()):
-                with contextlib.suppress(OSError):
-                    os.setxattr(draft.fileno(), attribute, os.getxattr(old.fileno(), attribute))
-    os.fsync(draft.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+            changed[change.network] = None
+    return changed

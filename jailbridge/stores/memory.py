@@ -11,9 +11,10 @@ from jailbridge.stores.protocol import Drifted
 
 
 class MemoryStore:
-    """Holds bans in a dictionary, with their ends. `reachable` and `enforcing` may be set; `lose` is a reboot.
+    """Holds bans in a dictionary, with their ends. `lose` is a reboot.
 
-    A store without overlaps refuses two networks of which one holds the other, as a real one does.
+    What others do is set: `reachable`, `enforcing`, `is_touched`. A store without overlaps refuses two networks of
+    which one holds the other, as a real one does.
     """
 
     def __init__(self, name: str = "memory", capabilities: Capabilities | None = None) -> None:
@@ -23,6 +24,7 @@ class MemoryStore:
         self.token: str | None = None
         self.reachable = True
         self.enforcing = True
+        self.is_touched = False
 
     def lose(self) -> None:
         """Forget everything, as a reboot does."""
@@ -33,6 +35,11 @@ class MemoryStore:
         self._reach()
         self.bans = {n: ban for n, ban in self.bans.items() if ban.until is None or ban.until > now}
         return Observation(token=self.token, enforcing=self.enforcing, bans=tuple(self.bans.values()))
+
+    def touched(self) -> bool:
+        """Tell whether somebody has changed something since; set by whoever did."""
+        touched, self.is_touched = self.is_touched, False
+        return touched
 
     def apply(
         self, changes: Sequence[Change], token: Token, now: datetime, *, expected: str | None = None

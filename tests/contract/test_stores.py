@@ -177,6 +177,8 @@ def end_of(kit: Kit, network: str, until: datetime | None) -> bool:
     ban: ObservedBan = next(ban for ban in kit.store.observe(now()).bans if ban.network == net(network))
     if until is None or not kit.store.capabilities.ends:
         return ban.until is None
+    if kit.store.capabilities.longest is not None:
+        until = min(until, now() + kit.store.capabilities.longest)
     return ban.until is not None and abs(ban.until - until) < END_TOLERANCE
 
 

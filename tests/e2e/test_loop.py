@@ -211,7 +211,7 @@ def test_fail2ban_being_down_holds_up_no_other_store_and_is_made_up_for(make_lab
     shown = lab.jailbridge("plan", "--json")
     stores = json.loads(shown.out)["stores"]
     assert shown.code == 2
-    assert set(stores) == STORES
+    assert set(stores) == {*STORES, "blocked_files"}
     assert [name for name, store in stores.items() if not store["reachable"]] == ["fail2ban"]
     assert "fail2ban.sock: is it running?" in stores["fail2ban"]["problem"]
     lab.start_fail2ban()
@@ -282,7 +282,8 @@ def test_broken_marks_in_hosts_deny_are_reported_and_left_alone(lab: Lab) -> Non
     assert deny(lab) == broken
 
 
-def test_a_machine_without_nft_is_told_what_to_install(lab: Lab) -> None:
+def test_a_machine_without_nft_is_told_what_to_install(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab(WITHOUT_FAIL2BAN + '\n[stores.firewall]\nbackend = "nftables"')
     lab.start_daemon("--without", "sensor")
     append(lab, line(ATTACKER))
     lab.wait("the ban", lambda: is_everywhere(lab, ATTACKER))

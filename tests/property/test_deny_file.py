@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from jailbridge.errors import FatalError
 from jailbridge.model.network import Network, network_text, parse_network
 from jailbridge.stores.deny_file import BEGIN, END, put_together, take_apart
+from jailbridge.stores.deny_list import list_text, read_list
 
 TOKEN = "jb1:0123456789ab:-:1:7"
+LIST = "/etc/hosts.deny.jailbridge"
 networks: st.SearchStrategy[Network] = st.one_of(
     st.builds(lambda a, n: IPv4Network((a, n), strict=False), st.integers(0, 2**32 - 1), st.integers(0, 32)),
     st.builds(lambda a, n: IPv6Network((a, n), strict=False), st.integers(0, 2**128 - 1), st.integers(0, 128)),
@@ -84,3 +86,27 @@ def test_any_bytes_are_taken_apart_without_loss_or_refused_in_one_line(content: 
     rewritten = take_apart(put_together(parts, parts.bans, "ALL: {address}", TOKEN), "f", "ALL: {address}")
     assert set(rewritten.bans) == set(parts.bans)
     assert rewritten.after == parts.after
+
+
+@given(before=foreign, after=foreign, first=st.lists(networks), second=st.lists(networks), rule=rules)
+def test_a_change_of_form_to_and_fro_keeps_foreign_bytes(
+    before: bytes, after: bytes, first: list[Network], second: list[Network], rule: str
+) -> None:
+    lines = put_together(take_apart(before, "f", rule, LIST), first, rule, TOKEN) + after
+    listed = put_together(take_apart(lines, "f", rule, LIST), (), rule, TOKEN, LIST)
+    parts = take_apart(listed, "f", rule, LIST)
+    assert (parts.refers, parts.bans, parts.unknown, parts.after) == (True, (), (), after)
+    assert put_together(parts, (), rule, TOKEN, LIST) == listed
+    again = take_apart(put_together(parts, second, rule, TOKEN), "f", rule, LIST)
+    assert (again.refers, set(again.bans), again.unknown) == (False, set(second), ())
+    assert (again.before, again.after) == (parts.before, after)
+
+
+@given(content=st.lists(pieces).map(b"".join), bans=st.lists(networks))
+def test_a_list_keeps_what_it_does_not_know_and_has_just_the_bans(content: bytes, bans: list[Network]) -> None:
+    parts = read_list(content)
+    text = list_text(parts, bans, TOKEN)
+    again = read_list(text)
+    assert (again.token, set(again.bans)) == (TOKEN, set(bans))
+    assert [line.split() for line in again.unknown] == [line.split() for line in parts.unknown]
+    assert list_text(again, again.bans, TOKEN) == text

@@ -62,6 +62,9 @@ class LedgerMachine(RuleBasedStateMachine):
         for ban in made:
             self.feed.append(("change" if ban.network in self.bans else "ban", ban.network))
             self.bans[ban.network] = ban
+            # What was seen of an earlier ban says nothing of this one.
+            if ban.network in self.places:
+                self.places[ban.network] = Placement.ATTEMPTED
 
     @rule(chosen=st.lists(networks, max_size=3), count=st.integers(1, 1 << 40))
     def see_again(self, chosen: list[Network], count: int) -> None:
@@ -79,19 +82,19 @@ class LedgerMachine(RuleBasedStateMachine):
             until = self.bans.pop(network).until
             when = min(until, self.now) if why is EndReason.EXPIRED and until is not None else self.now
             so_far = self.stones.get(network, (when, why, 0))[2]
-            pardoned = why in {EndReason.OPERATOR, EndReason.ALLOW}
+            pardoned = why in {EndReason.OPERATOR, EndReason.ALLOW, EndReason.STORE}
             self.stones[network] = (when, why, 0 if pardoned else so_far + 1)
             self.feed.append(("unban", network))
 
     @rule(chosen=st.lists(networks, max_size=4))
     def place(self, chosen: list[Network]) -> None:
-        self.ledger.attempt("store", chosen, boot="-", layout=1)
+        self.ledger.places.attempt("store", dict.fromkeys(chosen), boot="-", layout=1)
         for network in chosen:
             self.places.setdefault(network, Placement.ATTEMPTED)
 
     @rule(present=st.lists(networks, max_size=3), absent=st.lists(networks, max_size=3))
     def confirm(self, present: list[Network], absent: list[Network]) -> None:
-        self.ledger.confirm("store", present, absent, None)
+        self.ledger.places.confirm("store", present, absent, None)
         self.places |= dict.fromkeys(present, Placement.CONFIRMED)
         for network in absent:
             self.places.pop(network, None)
@@ -115,7 +118,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def bans_are_as_recorded(self) -> None:
         assert self.ledger.bans() == self.bans
-        assert self.ledger.placements("store") == self.places
+        assert self.ledger.places.of("store") == self.places
         ends = [ban.until for ban in self.bans.values() if ban.until is not None]
         assert self.ledger.next_end == min(ends, default=None)
         assert [(what, network) for _, _, what, network, _ in self.ledger.feed(0, 10**9)] == self.feed

@@ -13,6 +13,7 @@ from jailbridge.model.network import (
     NetworkSet,
     maximal,
     network_text,
+    numbered,
     parse_address,
     parse_network,
     shown,
@@ -140,3 +141,17 @@ def test_a_token_reads_back_as_written(ledger: str, boot: str, layout: int, sequ
 def test_what_is_read_as_a_token_is_written_the_same(text: str) -> None:
     token = Token.parse(text)
     assert token is None or str(token) == text
+
+
+@given(version=st.sampled_from([4, 6]), data=st.data())
+def test_a_network_made_from_a_number_is_the_librarys_own(version: int, data: st.DataObject) -> None:
+    width = 32 if version == 4 else 128
+    length = data.draw(st.integers(0, width))
+    start = data.draw(st.integers(0, (1 << width) - 1)) >> width - length << width - length
+    ours, plain = numbered(version, start, length), (IPv4Network if version == 4 else IPv6Network)((start, length))
+    assert (ours, hash(ours), str(ours), ours.netmask) == (plain, hash(plain), str(plain), plain.netmask)
+    assert (ours.broadcast_address, ours.num_addresses) == (plain.broadcast_address, plain.num_addresses)
+    assert ours.overlaps(plain)
+    if length:
+        assert ours.supernet() == plain.supernet()
+        assert ours.subnet_of(plain.supernet())  # type: ignore[arg-type]

@@ -1,12 +1,15 @@
 """The whole loop against anything that may happen: once every store is in reach, a few passes bring agreement.
 
 Real ledger, real controller, in-memory stores. Stores are lost, unreachable, unhooked, put back from older copies,
-changed by people; writing is cut short before, in the middle of, or after its effect, and the process starts again.
+changed by people; writing is cut short before, in the middle of, or after its effect, and the process starts again; the
+ledger is lost or an older one, and the clock is set.
 """
 
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -39,6 +42,7 @@ KINDS = {
     "hosts_deny": (Capabilities(overlaps=True, ends=False, volatile=False, early=False, limit=3), External.ADOPT),
     "reverted": (Capabilities(overlaps=False, ends=False, volatile=False, early=False), External.REVERT),
 }
+SHARED_MEMORY = Path("/dev/shm")
 networks = st.sampled_from(NETWORKS)
 names = st.sampled_from(list(KINDS))
 durations = st.one_of(st.none(), st.timedeltas(timedelta(seconds=1), timedelta(days=3)))
@@ -82,7 +86,7 @@ class ReconcileMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
+        self.folder = Path(tempfile.mkdtemp(dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None))
         self.stores = {name: MortalStore(name, capabilities) for name, (capabilities, _) in KINDS.items()}
         self.copies: dict[str, Copy] = {}
         self.now = START
@@ -91,6 +95,9 @@ class ReconcileMachine(RuleBasedStateMachine):
         self.masked: set[Network] = set()
         self.readable = True
         self.live: dict[Network, Ban] = {}
+        # What somebody took out of a store where that means something, since it was banned last.
+        self.wished: set[Network] = set()
+        self.backup: Path | None = None
         self.start()
 
     def start(self) -> None:
@@ -146,6 +153,13 @@ class ReconcileMachine(RuleBasedStateMachine):
         self.end_what_has_ended()
         return self.controller.reconcile(self.now)
 
+    def settle_all(self) -> Plan:
+        """Do so until they have had all their turns."""
+        for _ in range(1 + len(NETWORKS)):
+            if self.settle().agrees:
+                break
+        return self.settle()
+
     def go_on(self) -> None:
         """Do what the daemon does in a pass: carry what has changed, reading only what it must."""
         self.end_what_has_ended()
@@ -180,6 +194,7 @@ class ReconcileMachine(RuleBasedStateMachine):
         made = Ban(network=network, since=self.now, until=until, origin=Origin.OPERATOR, reason="test", forced=forced)
         self.ledger.record([made], now=self.now)
         self.live[network] = made
+        self.wished.discard(network)
 
     @rule(network=networks)
     def unban(self, network: Network) -> None:
@@ -194,6 +209,10 @@ class ReconcileMachine(RuleBasedStateMachine):
     @rule(passing=st.timedeltas(timedelta(seconds=1), timedelta(days=2)))
     def time_passes(self, passing: timedelta) -> None:
         self.now += passing
+
+    @rule(back=st.timedeltas(timedelta(seconds=1), timedelta(days=2)))
+    def the_clock_is_set_back(self, back: timedelta) -> None:
+        self.now -= back
 
     @rule(act=st.sampled_from(["settle", "go on", "go on", "go on", "restore"]))
     def a_pass(self, act: str) -> None:
@@ -234,27 +253,66 @@ class ReconcileMachine(RuleBasedStateMachine):
         bans = self.stores[name].bans
         if network in bans:
             del bans[network]
+            if KINDS[name][1] is External.ADOPT:
+                self.wished.add(network)
         elif self.stores[name].capabilities.overlaps or not any(
             network.overlaps(n) for n in bans if is_like(n, network)
         ):
             bans[network] = ObservedBan(network=network, since=self.now - ago if ago is not None else None)
 
+    @rule()
+    def the_ledger_is_saved(self) -> None:
+        self.backup = self.folder / "backup"
+        self.backup.unlink(missing_ok=True)
+        with closing(sqlite3.connect(self.folder / "ledger")) as db:
+            db.execute("VACUUM INTO ?", (str(self.backup),))
+
+    @rule(lost=st.booleans())
+    def the_ledger_is_replaced(self, *, lost: bool) -> None:
+        """By an older copy, or by none: no live ban is lost that a store in reach still holds."""
+        self.ledger.close()
+        for file in self.folder.glob("ledger*"):
+            file.unlink()
+        if not lost and self.backup is not None:
+            shutil.copyfile(self.backup, self.folder / "ledger")
+        self.start()
+        exemptions = self.exemptions()
+        held = [n for store in self.stores.values() if store.reachable for n in store.observe(self.now).bans]
+        known = {
+            ban.network
+            for ban in held
+            if ban.network in self.live
+            and not self.live[ban.network].is_over(self.now)
+            and exemptions is not None
+            and exemptions.find(ban.network) is None
+            and self.ledger.tombstone(ban.network) is None
+        }
+        self.settle()
+        lost_ones = {network for network in known if self.ledger.covering(network) is None}
+        assert not {n for n in lost_ones if n not in self.wished}, lost_ones
+        self.live = dict(self.ledger.bans())
+        self.wished.clear()
+
     # what must always be so
 
     @invariant()
     def no_live_ban_is_lost(self) -> None:
+        """Only a person's wish ends a ban that no command, list or time has ended."""
         bans = self.ledger.bans()
-        for network, ban in self.live.items():
-            assert bans.get(network) == ban
+        for network, ban in list(self.live.items()):
+            if network in self.wished and network not in bans:
+                news = self.ledger.feed(0, 10**6)
+                assert [(what, why) for _, _, what, of, why in news if of == network][-1] == ("unban", "store")
+                self.live.pop(network)
+            else:
+                assert bans.get(network) == ban
 
     @rule()
     def all_is_well_again_and_a_few_passes_bring_agreement(self) -> None:
         for store in self.stores.values():
             store.reachable = True
         self.readable = True
-        for _ in range(1 + len(NETWORKS)):
-            self.settle()
-        left = self.settle()
+        left = self.settle_all()
         assert left.agrees, left
         assert self.controller.plan(self.now).agrees
         exemptions = self.exemptions()
@@ -268,9 +326,32 @@ class ReconcileMachine(RuleBasedStateMachine):
             assert store.enforcing, name
             if store.capabilities.ends:
                 assert all(same_end(store.bans[n].until, ban.until) for n, ban in fitted.items() if n in store.bans)
-            placed = self.ledger.placements(name)
+            placed = self.ledger.places.of(name)
             assert set(placed) <= set(store.bans) | set(fitted), name
         assert all(change.action is not Action.ADOPT for change in left.changes)
+
+    @rule(name=st.sampled_from([name for name, (_, external) in KINDS.items() if external is External.ADOPT]))
+    def a_wish_is_obeyed_everywhere(self, name: str) -> None:
+        self.all_is_well_again_and_a_few_passes_bring_agreement()
+        bans = self.stores[name].bans
+        chosen = next((n for n in bans if NetworkSet(bans).covering(n, strictly=True) is None), None)
+        if chosen is not None:
+            del bans[chosen]
+            self.wished.add(chosen)
+            self.settle_all()
+            assert chosen not in self.ledger.bans()
+            assert all(chosen not in store.bans for store in self.stores.values())
+
+    @rule(name=names, how=st.sampled_from(["lost", "loaded"]))
+    def a_loss_is_made_good_and_nobody_unbanned(self, name: str, how: str) -> None:
+        self.all_is_well_again_and_a_few_passes_bring_agreement()
+        before, store = dict(self.ledger.bans()), self.stores[name]
+        if how == "loaded" and name in self.copies and self.copies[name].token != store.token:
+            store.bans, store.token = dict(self.copies[name].bans), self.copies[name].token
+        else:
+            store.lose()
+        self.settle()
+        assert before.items() <= self.ledger.bans().items()
 
     @rule(changes=st.lists(st.tuples(networks, durations, st.booleans()), min_size=1, max_size=6))
     def what_only_we_change_is_carried_without_reading(
@@ -285,7 +366,7 @@ class ReconcileMachine(RuleBasedStateMachine):
             self.go_on()
         for _ in NETWORKS:
             self.go_on()
-        assert self.controller.left().agrees, self.controller.left()
+        assert self.controller.left(self.now).agrees, self.controller.left(self.now)
         assert self.controller.plan(self.now).agrees, self.controller.plan(self.now)
 
 

@@ -46,6 +46,6 @@ def test_a_store_with_a_limit_ends_up_with_the_longest_bans(
             else:
                 wanted.pop(network, None)
             shelf.expect(network)
-        shelf.note(shelf.turn(wanted), [])
+        shelf.note(shelf.turn(wanted, NOW), [])
         assert set(shelf.bans) == set(fit(wanted, FILE))
         assert not shelf.waiting

@@ -82,3 +82,41 @@ def test_a_started_program_goes_on_in_a_session_of_its_own(tmp_path: Path) -> No
         )
     assert running.wait(30) == 0
     assert (tmp_path / "log").read_text() == f"True {tmp_path}\n"
+
+
+ECHO = "import sys\nfor line in sys.stdin: print(line.strip() * {times}, flush=True)"
+
+
+def test_a_conversation_goes_line_by_line_however_long_they_are() -> None:
+    talk = process.Conversation(python(ECHO.format(times=2)))
+    for line in ("a", "", "ä" * 200_000, "b"):
+        assert talk.ask(line, timeout_s=30) == line * 2
+    pid = talk.pid
+    talk.end()
+    assert not Path(f"/proc/{pid}").exists()
+    with pytest.raises(RetryLater):
+        talk.ask("c", timeout_s=30)
+
+
+def test_a_conversation_ends_with_whoever_holds_it() -> None:
+    talk = process.Conversation(python(ECHO.format(times=1)))
+    pid = talk.pid
+    del talk
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_conversation_with_who_died_or_is_silent_is_tried_later() -> None:
+    talk = process.Conversation(python("import sys; sys.stdin.readline()"))
+    with pytest.raises(RetryLater, match="has died"):
+        talk.ask("a", timeout_s=30)
+    talk = process.Conversation(python("import time; time.sleep(60)"))
+    with pytest.raises(RetryLater, match=r"did not answer within 0\.2 s"):
+        talk.ask("a" * 1_000_000, timeout_s=0.2)
+    assert not Path(f"/proc/{talk.pid}").exists()
+    with pytest.raises(RetryLater, match="cannot be started"):
+        process.Conversation(["/nowhere/program"])
+
+
+def test_a_program_is_there_or_not() -> None:
+    assert process.has("sh")
+    assert not process.has("jailbridge-no-such-program")

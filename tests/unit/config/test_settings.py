@@ -5,7 +5,7 @@ import pytest
 
 from jailbridge.config import Settings, parse
 from jailbridge.config.load import ConfigError
-from jailbridge.config.settings import EvidenceRule, HistoryDialect, SensorMode, TailSettings, Watch
+from jailbridge.config.settings import EvidenceRule, HistoryDialect, SensorMode, TailSettings, Target, Watch
 from jailbridge.model.event import TailFormat
 from jailbridge.model.network import parse_network
 from jailbridge.model.plan import External
@@ -72,6 +72,8 @@ DOCUMENTED = """
     [stores.blocked_files]
     enabled = true
     paths = ["/var/lib/portsentry/portsentry.blocked.*", "/etc/portsentry/portsentry.blocked.*"]
+    [portsentry]
+    conf = "/etc/portsentry/portsentry.conf"
     [reconcile]
     interval = "30s"
     [respond.mail]
@@ -108,6 +110,30 @@ def test_every_key_of_the_settings_is_documented() -> None:
     assert documented == default
 
 
+@pytest.mark.parametrize("backend", ["auto", "ipset", "iptables"])
+@pytest.mark.parametrize("target", list(Target))
+def test_every_backend_but_nftables_takes_every_target_and_hook(backend: str, target: Target) -> None:
+    for hook in ("first", "after:allowed", "after:let in: these", "after:" + "x" * 255):
+        text = f'[stores.firewall]\nbackend = "{backend}"\ntarget = "{target}"\nhook = "{hook}"'
+        firewall = parse(text, "/x.toml").stores.firewall
+        assert (firewall.backend, firewall.target, firewall.hook) == (backend, target, hook)
+
+
+def test_a_wrong_target_is_told_with_all_that_there_are() -> None:
+    (problem,) = problems('[stores.firewall]\ntarget = "REJECT:reset"')
+    assert all(f"'{target}'" in problem for target in Target)
+
+
+def test_a_list_beside_hosts_deny_needs_a_path_that_libwrap_reads_as_one() -> None:
+    text = '[stores.hosts_deny]\nform = "{form}"\npath = "{path}"'
+    parse(text.format(form="lines", path="/etc/my hosts.deny"), "/x.toml")
+    good = parse(text.format(form="file", path="/srv/a-b_c/hosts.deny"), "/x.toml").stores.hosts_deny
+    assert str(good.list_path) == "/srv/a-b_c/hosts.deny.jailbridge"
+    for path in ("/etc/my hosts.deny", "/a,b/hosts.deny", "/a:b", "/etc/hosts.[d]", "/*", "/#"):
+        (problem,) = problems(text.format(form="file", path=path))
+        assert problem.startswith("stores.hosts_deny.path: ")
+
+
 def test_a_network_of_its_own_duration_is_read() -> None:
     (rule,) = parse(NETWORK, "/x.toml").policy.network
     assert rule.network == parse_network("10.0.0.0/8")
@@ -118,11 +144,6 @@ def test_a_network_of_its_own_duration_is_read() -> None:
     ("text", "key", "remedy"),
     [
         ('[sensor]\nmode = "kernel"', "sensor.mode", 'use "stealth", "connect" or "off"'),
-        ('[stores.hosts_deny]\nform = "file"', "stores.hosts_deny.form", 'use "lines"'),
-        ('[stores.firewall]\nbackend = "ipset"', "stores.firewall.backend", 'use "auto" or "nftables"'),
-        ('[stores.firewall]\nbackend = "iptables"', "stores.firewall.backend", 'use "auto" or "nftables"'),
-        ('[stores.firewall]\ntarget = "REJECT"', "stores.firewall.target", 'use "DROP"'),
-        ('[stores.firewall]\nhook = "after:allowed"', "stores.firewall.hook", 'use "first"'),
         (
             '[[respond.command]]\nrun = ["/bin/notify", "{address}"]\non = ["ban"]\nnetworks = []\ntimeout = "10s"',
             "respond.command",
@@ -216,6 +237,19 @@ def test_a_value_of_the_wrong_type_is_a_problem(text: str, key: str, said: str) 
         ('[stores.hosts_deny]\nrule = "ALL: {address} \\\\"', "stores.hosts_deny.rule"),
         ('[stores.hosts_deny]\nrule = " # ALL: {address}"', "stores.hosts_deny.rule"),
         ("[stores.firewall]\nchains = []", "stores.firewall.chains"),
+        ('[stores.firewall]\ntarget = "REJECT:tcp-rst"', "stores.firewall.target"),
+        ('[stores.firewall]\ntarget = "drop"', "stores.firewall.target"),
+        ('[stores.firewall]\ntarget = "NFLOG"', "stores.firewall.target"),
+        ("[stores.firewall]\ntarget = 5", "stores.firewall.target"),
+        ('[stores.firewall]\nhook = ""', "stores.firewall.hook"),
+        ('[stores.firewall]\nhook = "last"', "stores.firewall.hook"),
+        ('[stores.firewall]\nhook = "after:"', "stores.firewall.hook"),
+        ('[stores.firewall]\nhook = "after: allowed"', "stores.firewall.hook"),
+        ('[stores.firewall]\nhook = "after:jailbridge"', "stores.firewall.hook"),
+        ('[stores.firewall]\nhook = "after:a\\nb"', "stores.firewall.hook"),
+        ('[stores.firewall]\nhook = "after:' + "x" * 256 + '"', "stores.firewall.hook"),
+        ('[stores.firewall]\nbackend = "nftables"\ntarget = "TARPIT"', "stores.firewall.target"),
+        ('[stores.firewall]\nbackend = "nftables"\nhook = "after:allowed"', "stores.firewall.hook"),
         ('[stores.firewall]\nchains = ["OUTPUT"]', "stores.firewall.chains.0"),
         ('[stores.firewall]\nexternal = "ignore"', "stores.firewall.external"),
         ('[stores.fail2ban]\njail = "--help"', "stores.fail2ban.jail"),

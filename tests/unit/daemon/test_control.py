@@ -29,6 +29,10 @@ path = "{tmp_path}/hosts.deny"
 enabled = false
 [stores.fail2ban]
 enabled = false
+[stores.blocked_files]
+enabled = false
+[portsentry]
+conf = "{tmp_path}/portsentry.conf"
 [control]
 socket = "{tmp_path}/run/control.sock"
 """,

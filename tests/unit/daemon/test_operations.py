@@ -39,6 +39,10 @@ path = "{tmp_path}/hosts.deny"
 enabled = false
 [stores.fail2ban]
 enabled = false
+[stores.blocked_files]
+enabled = false
+[portsentry]
+conf = "{tmp_path}/portsentry.conf"
 """,
         "test",
     )

@@ -18,8 +18,6 @@ from jailbridge.ledger import Ledger
 from jailbridge.model.ban import Ban, EndReason, Origin, ReadMark
 from jailbridge.model.event import Evidence, TailPosition
 from jailbridge.model.network import Network, parse_network
-from jailbridge.model.plan import Placement
-from jailbridge.model.token import Token
 
 NOW = datetime(2026, 11, 22, 6, 30, 59, 123456, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -220,7 +218,7 @@ def test_the_latest_of_several_tombstones_counts(ledger: Ledger) -> None:
 
 def test_old_tombstones_are_pruned_but_not_those_that_a_store_may_still_hold(ledger: Ledger) -> None:
     ledger.record([ban("192.0.2.7"), ban("192.0.2.8"), ban("192.0.2.9")], now=NOW)
-    ledger.attempt("firewall", [net("192.0.2.8")], boot="-", layout=1)
+    ledger.places.attempt("firewall", dict.fromkeys([net("192.0.2.8")]), boot="-", layout=1)
     ledger.end([net("192.0.2.7"), net("192.0.2.8")], EndReason.OPERATOR, now=NOW)
     ledger.end([net("192.0.2.9")], EndReason.OPERATOR, now=NOW + HOUR)
     memory = timedelta(days=90)
@@ -230,7 +228,7 @@ def test_old_tombstones_are_pruned_but_not_those_that_a_store_may_still_hold(led
     assert ledger.tombstone(net("192.0.2.7")) is None
     assert ledger.tombstone(net("192.0.2.8")) is not None
     assert ledger.tombstone(net("192.0.2.9")) is not None
-    ledger.confirm("firewall", (), [net("192.0.2.8")], None)
+    ledger.places.confirm("firewall", (), [net("192.0.2.8")], None)
     ledger.prune(now=NOW + memory + timedelta(days=1, seconds=1), memory=memory)
     assert ledger.tombstone(net("192.0.2.8")) is None
 
@@ -247,37 +245,6 @@ def test_the_feed_is_bounded_and_its_numbers_go_on(path: Path) -> None:
         assert len(ledger.bans()) == 3
         ledger.record([ban("192.0.2.7")], now=NOW)
         assert ledger.last_change == 7
-
-
-# stores
-
-
-def test_placements_go_from_attempted_to_confirmed_to_none(path: Path) -> None:
-    one, two = net("192.0.2.7"), net("2001:db8::/64")
-    with Ledger(path) as ledger:
-        ledger.attempt("firewall", [one, two], boot="-", layout=1)
-        assert ledger.placements("firewall") == {one: Placement.ATTEMPTED, two: Placement.ATTEMPTED}
-        ledger.confirm("firewall", [one], (), None)
-        ledger.attempt("firewall", [one], boot="-", layout=1)
-    with Ledger(path) as ledger:
-        assert ledger.placements("firewall") == {one: Placement.CONFIRMED, two: Placement.ATTEMPTED}
-        assert ledger.placements("hosts_deny") == {}
-        ledger.confirm("firewall", (), [one, two], None)
-        assert ledger.placements("firewall") == {}
-
-
-def test_tokens_count_up_over_all_stores_and_restarts_and_are_recorded_only_when_confirmed(path: Path) -> None:
-    with Ledger(path) as ledger:
-        assert ledger.last_sequence == 0
-        first = ledger.attempt("firewall", [], boot="abc", layout=3)
-        assert first == Token(ledger=ledger.id, boot="abc", layout=3, sequence=1)
-        assert ledger.recorded_token("firewall") is None
-        ledger.confirm("firewall", (), (), first)
-    with Ledger(path) as ledger:
-        second = ledger.attempt("hosts_deny", [], boot="-", layout=1)
-        assert (second.sequence, ledger.last_sequence) == (2, 2)
-        assert ledger.recorded_token("firewall") == first
-        assert ledger.recorded_token("hosts_deny") is None
 
 
 # logs
@@ -366,9 +333,9 @@ def test_a_ledger_that_fails_while_read_is_one_line(path: Path) -> None:
         other.close()
         reads: list[Callable[[], object]] = [
             lambda: ledger.tombstone(net("192.0.2.7")),
-            lambda: ledger.placements("firewall"),
-            lambda: ledger.recorded_token("firewall"),
-            lambda: ledger.last_sequence,
+            lambda: ledger.places.of("firewall"),
+            lambda: ledger.places.token("firewall"),
+            lambda: ledger.places.last_sequence,
             lambda: ledger.last_change,
             ledger.positions,
             ledger.feed,
@@ -464,7 +431,7 @@ def test_readers_in_other_threads_see_whole_transactions_only(ledger: Ledger) ->
             if around is not None and around.network != net("10.0.5.0/24"):
                 problems.append(f"covered by {around.network}")
             ledger.tombstone(net("10.0.5.7"))
-            ledger.placements("firewall")
+            ledger.places.of("firewall")
             ledger.feed(0, 5)
             rounds[reader] += 1
 
@@ -474,7 +441,7 @@ def test_readers_in_other_threads_see_whole_transactions_only(ledger: Ledger) ->
     try:
         for wide, host in pairs:
             ledger.record([ban(wide), ban(host)], [position(1)], now=NOW)
-            ledger.attempt("firewall", [net(wide), net(host)], boot="-", layout=1)
+            ledger.places.attempt("firewall", dict.fromkeys([net(wide), net(host)]), boot="-", layout=1)
         for wide, host in pairs[::2]:
             ledger.end([net(wide), net(host)], EndReason.OPERATOR, now=NOW)
         while min(rounds) == 0:

@@ -129,7 +129,7 @@ def test_a_ban_and_an_unban_reach_every_store_and_none_is_read(world: World) -> 
     assert world.carry()
     assert world.held() == [nets("192.0.2.8")] * 3
     assert world.readings == [0, 0, 0]
-    assert world.controller.left().agrees
+    assert world.controller.left(NOW).agrees
     assert world.controller.plan(NOW).agrees
 
 
@@ -139,8 +139,8 @@ def test_what_a_store_acknowledged_is_confirmed_and_its_token_proves_it(world: W
     world.unban("192.0.2.7")
     world.carry()
     for store in world.stores:
-        assert dict(world.ledger.placements(store.name)) == {net("192.0.2.8"): Placement.CONFIRMED}
-        assert str(world.ledger.recorded_token(store.name)) == store.token
+        assert dict(world.ledger.places.of(store.name)) == {net("192.0.2.8"): Placement.CONFIRMED}
+        assert str(world.ledger.places.token(store.name)) == store.token
 
 
 def test_an_end_that_moves_is_moved_where_ends_are_kept(world: World) -> None:
@@ -191,15 +191,15 @@ def test_a_store_that_takes_its_changes_in_turns_holds_up_no_other(world: World)
     assert [len(held) for held in world.held()] == [9, 4, 5]
     assert world.controller.next_turn is not None
     assert world.controller.next_turn <= world.seconds
-    assert world.ledger.recorded_token("fail2ban") != Token.parse(world.jail.token), "not all of it is there yet"
-    left = world.controller.left()
+    assert world.ledger.places.token("fail2ban") != Token.parse(world.jail.token), "not all of it is there yet"
+    left = world.controller.left(NOW)
     assert len(left.changes) == 5
     assert not left.agrees
     world.carry()
     world.carry()
     assert len(world.jail.bans) == 9
-    assert world.ledger.recorded_token("fail2ban") == Token.parse(world.jail.token)
-    assert world.controller.left().agrees
+    assert world.ledger.places.token("fail2ban") == Token.parse(world.jail.token)
+    assert world.controller.left(NOW).agrees
     assert world.readings == [0, 0, 0]
 
 
@@ -286,8 +286,8 @@ def test_a_store_that_fails_holds_up_no_other_and_is_made_good(world: World, cap
     assert world.carry()
     assert world.held() == [nets("192.0.2.7", "192.0.2.8"), nets("192.0.2.7"), nets("192.0.2.7", "192.0.2.8")]
     assert caplog.messages.count("store=fail2ban changes=1 not written: store fail2ban is full") == 1
-    assert world.controller.left().stores["fail2ban"].problem == "store fail2ban is full"
-    assert not world.controller.left().agrees
+    assert world.controller.left(NOW).stores["fail2ban"].problem == "store fail2ban is full"
+    assert not world.controller.left(NOW).agrees
     world.ban("192.0.2.9")
     assert world.carry(), "until its turn the others go on"
     world.jail.broken = False
@@ -311,14 +311,14 @@ def test_what_a_store_refuses_is_told_once_and_is_left_over(world: World, caplog
     for _ in range(3):
         assert world.carry()
     assert caplog.messages.count("store=firewall refused action=add: no room") == 1
-    assert [change.network for change in world.controller.left().changes] == [net("192.0.2.8")]
+    assert [change.network for change in world.controller.left(NOW).changes] == [net("192.0.2.8")]
     story = [told.detail for told in world.ledger.story.of(net("192.0.2.8")) if told.what == "placed"]
     assert sorted(story) == ["fail2ban: add: test", "hosts_deny: add: test"], "what was refused was not placed"
     assert net("192.0.2.8") not in world.controller._stores["firewall"].shelf.bans  # type: ignore[union-attr]
     world.unban("192.0.2.8")
     world.seconds += 1
     world.carry()
-    assert world.controller.left().agrees
+    assert world.controller.left(NOW).agrees
 
 
 def test_every_store_is_read_again_after_an_interval(world: World) -> None:
@@ -386,11 +386,11 @@ def test_a_ban_that_is_over_when_its_news_comes_is_not_carried(world: World) -> 
 def test_a_kill_between_writing_and_confirming_is_made_good(world: World, tmp_path: Path) -> None:
     world.ban("192.0.2.8")
     world.unban("192.0.2.7")
-    confirm = world.ledger.confirm
-    world.ledger.confirm = _killed  # type: ignore[assignment,method-assign]
+    confirm = world.ledger.places.confirm
+    world.ledger.places.confirm = _killed  # type: ignore[assignment,method-assign]
     with pytest.raises(KeyboardInterrupt):
         world.carry()
-    world.ledger.confirm = confirm  # type: ignore[method-assign]
+    world.ledger.places.confirm = confirm  # type: ignore[method-assign]
     again = Controller(
         world.ledger,
         [replace(attached, shelf=None) for attached in world.attached],
@@ -413,7 +413,7 @@ def test_what_the_first_turn_has_done_altogether_is_proven_at_once(world: World)
     assert world.controller.next_turn is not None
     world.seconds += 1
     assert world.carry()
-    assert world.ledger.recorded_token("fail2ban") == Token.parse(world.jail.token)
+    assert world.ledger.places.token("fail2ban") == Token.parse(world.jail.token)
     assert world.controller.next_turn is None
 
 
@@ -433,16 +433,16 @@ def test_what_a_store_refuses_in_a_whole_pass_is_left_over(world: World) -> None
     world.ban("192.0.2.8")
     assert not world.controller.reconcile(NOW).agrees
     assert world.carry()
-    assert [change.network for change in world.controller.left().changes] == [net("192.0.2.8")]
+    assert [change.network for change in world.controller.left(NOW).changes] == [net("192.0.2.8")]
 
 
 def test_a_pass_that_the_ledger_cuts_short_is_made_again(world: World) -> None:
     world.ban("10.0.0.0/8", "10.0.0.1")
-    confirm = world.ledger.confirm
-    world.ledger.confirm = _killed  # type: ignore[assignment,method-assign]
+    confirm = world.ledger.places.confirm
+    world.ledger.places.confirm = _killed  # type: ignore[assignment,method-assign]
     with pytest.raises(KeyboardInterrupt):
         world.controller.reconcile(NOW, believing=True)
-    world.ledger.confirm = confirm  # type: ignore[method-assign]
+    world.ledger.places.confirm = confirm  # type: ignore[method-assign]
     assert not world.carry()
     assert world.controller.reconcile(NOW, believing=True).agrees
     assert world.held()[2] == nets("192.0.2.7", "10.0.0.0/8", "10.0.0.1")
@@ -451,16 +451,16 @@ def test_a_pass_that_the_ledger_cuts_short_is_made_again(world: World) -> None:
 def test_a_token_is_not_believed_recorded_where_that_failed(world: World) -> None:
     world.ban("192.0.2.8")
     world.seconds += 1
-    confirm = world.ledger.confirm
-    world.ledger.confirm = _killed  # type: ignore[assignment,method-assign]
+    confirm = world.ledger.places.confirm
+    world.ledger.places.confirm = _killed  # type: ignore[assignment,method-assign]
     with pytest.raises(KeyboardInterrupt):
         world.carry()
-    world.ledger.confirm = confirm  # type: ignore[method-assign]
+    world.ledger.places.confirm = confirm  # type: ignore[method-assign]
     if not world.carry():
         world.controller.reconcile(NOW, believing=True)
     for store in world.stores:
-        assert str(world.ledger.recorded_token(store.name)) == store.token
-        assert set(world.ledger.placements(store.name).values()) == {Placement.CONFIRMED}
+        assert str(world.ledger.places.token(store.name)) == store.token
+        assert set(world.ledger.places.of(store.name).values()) == {Placement.CONFIRMED}
 
 
 def test_a_store_that_loses_all_between_writing_and_reading_back_is_not_believed(world: World) -> None:

@@ -1,7 +1,7 @@
 """The loop over real ledgers and in-memory stores: losses, failures, restarts, people."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -12,7 +12,8 @@ import pytest
 from jailbridge.config.settings import PolicySettings
 from jailbridge.errors import FatalError, RetryLater
 from jailbridge.ledger import Ledger
-from jailbridge.model.ban import Ban, EndReason, Origin
+from jailbridge.model.ban import Ban, EndReason, Origin, Sighting
+from jailbridge.model.event import LogLine
 from jailbridge.model.network import Network, parse_network
 from jailbridge.model.plan import Action, Capabilities, Change, External, Observation, ObservedBan, Placement, Rejection
 from jailbridge.model.token import NO_BOOT, Token
@@ -21,6 +22,7 @@ from jailbridge.reconcile.attached import FIRST_RETRY_S, LAST_RETRY_S, Attached
 from jailbridge.reconcile.controller import Controller
 from jailbridge.reconcile.diff import Presence
 from jailbridge.stores.memory import MemoryStore
+from jailbridge.stores.protocol import Traces
 
 NOW = datetime(2026, 11, 22, 6, 30, 59, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -48,6 +50,7 @@ class Failing(MemoryStore):
         super().__init__(name, capabilities)
         self.broken: RetryLater | FatalError | None = None
         self.refuses: set[Network] = set()
+        self.before_apply: Callable[[], None] = lambda: None
         self.observed = self.applied = 0
 
     def observe(self, now: datetime) -> Observation:
@@ -58,6 +61,8 @@ class Failing(MemoryStore):
         self, changes: Sequence[Change], token: Token, now: datetime, *, expected: str | None = None
     ) -> Sequence[Rejection]:
         self.applied += 1
+        act, self.before_apply = self.before_apply, lambda: None
+        act()
         if self.broken is not None:
             raise self.broken
         taken = [change for change in changes if change.network not in self.refuses]
@@ -83,14 +88,20 @@ class World:
     def stores(self) -> tuple[Failing, ...]:
         return self.firewall, self.jail, self.file
 
-    def begin(self) -> Controller:
+    def begin(self, *traces: Traces) -> Controller:
         attached = [
             Attached(store=self.firewall, external=External.REVERT),
             Attached(store=self.jail, external=External.ADOPT),
             Attached(store=self.file, external=External.ADOPT),
         ]
         return Controller(
-            self.ledger, attached, PolicySettings(), lambda: self.exemptions, self.boot, lambda: self.seconds
+            self.ledger,
+            attached,
+            PolicySettings(),
+            lambda: self.exemptions,
+            self.boot,
+            lambda: self.seconds,
+            traces=traces,
         )
 
     def restart(self, *, reboot: bool = False) -> None:
@@ -148,14 +159,14 @@ def test_every_store_gets_every_ban_and_then_there_is_nothing_left_to_do(world: 
 
 def test_a_plan_shows_what_reconcile_does_and_changes_nothing(world: World) -> None:
     world.ban(ban("192.0.2.7"))
-    before = world.ledger.last_sequence
+    before = world.ledger.places.last_sequence
     plan = world.controller.plan(NOW)
     assert [(change.store, change.action) for change in plan.changes] == [
         ("firewall", Action.ADD), ("fail2ban", Action.ADD), ("hosts_deny", Action.ADD),
     ]  # fmt: skip
     assert world.held() == [set(), set(), set()]
-    assert world.ledger.last_sequence == before
-    assert world.ledger.placements("firewall") == {}
+    assert world.ledger.places.last_sequence == before
+    assert world.ledger.places.of("firewall") == {}
     world.controller.reconcile(NOW)
     assert world.controller.plan(NOW).changes == ()
 
@@ -167,7 +178,7 @@ def test_success_is_what_is_read_back(world: World) -> None:
     assert [(change.store, change.action, change.network) for change in left.changes] == [
         ("firewall", Action.ADD, net("192.0.2.8"))
     ]
-    assert world.ledger.placements("firewall") == {
+    assert world.ledger.places.of("firewall") == {
         net("192.0.2.7"): Placement.CONFIRMED, net("192.0.2.8"): Placement.ATTEMPTED,
     }  # fmt: skip
 
@@ -185,7 +196,7 @@ def test_a_ban_that_ends_leaves_every_store(world: World) -> None:
     world.unban("192.0.2.8")
     assert world.controller.reconcile(NOW + 2 * HOUR).agrees
     assert world.held() == [set(), set(), set()]
-    assert all(world.ledger.placements(store.name) == {} for store in world.stores)
+    assert all(world.ledger.places.of(store.name) == {} for store in world.stores)
 
 
 def test_an_end_that_moves_is_moved_in_the_store_that_keeps_ends(world: World) -> None:
@@ -286,13 +297,281 @@ def test_what_a_person_adds_to_the_firewall_is_taken_out(world: World) -> None:
     assert world.held() == [nets("192.0.2.7")] * 3
 
 
-def test_what_a_person_takes_out_is_put_back(world: World) -> None:
+def test_what_is_taken_out_where_only_the_ledger_decides_is_put_back_and_the_log_names_the_command(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     world.ban(ban("192.0.2.7"))
     world.controller.reconcile(NOW)
-    for store in world.stores:
-        store.bans.clear()
+    world.firewall.bans.clear()
+    with caplog.at_level("INFO", "jailbridge"):
+        assert world.controller.reconcile(NOW).agrees
+    assert world.held() == [nets("192.0.2.7")] * 3
+    assert "`jailbridge unban`" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["fail2ban", "hosts_deny"])
+def test_what_a_person_takes_out_of_a_store_that_means_it_is_unbanned_everywhere(
+    world: World, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.ban(ban("192.0.2.7"), ban("192.0.2.8"))
+    world.controller.reconcile(NOW)
+    del store_of(world, name).bans[net("192.0.2.7")]
+    plan = world.controller.plan(NOW)
+    assert ("unban", net("192.0.2.7")) in [(c.action.value, c.network) for c in plan.changes if c.store == name]
+    with caplog.at_level("INFO", "jailbridge"):
+        assert world.controller.reconcile(NOW + HOUR).agrees
+    assert world.held() == [nets("192.0.2.8")] * 3
+    assert f"store={name} address=192.0.2.7 was taken out there: unbanned everywhere" in caplog.text
+    stone = world.ledger.tombstone(net("192.0.2.7"))
+    assert stone is not None
+    assert (stone.why, stone.ended, stone.bans) == (EndReason.STORE, NOW + HOUR, 0)
+    assert [(what, why) for _, _, what, _, why in world.ledger.feed()][-1] == ("unban", "store")
+
+
+def test_a_ban_that_is_wished_away_and_comes_again_stays(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    world.controller.reconcile(NOW)
+    world.file.bans.clear()
+    world.ban(ban("192.0.2.7"))
+    assert world.controller.reconcile(NOW).agrees, "a newer command beats every inference"
+    assert world.held() == [nets("192.0.2.7")] * 3
+    world.controller.reconcile(NOW)
+    world.file.bans.clear()
+    world.controller.reconcile(NOW)
+    assert world.held() == [set()] * 3
+
+
+def test_what_was_never_seen_there_is_no_wish_when_the_writing_was_cut_short(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    world.file.broken = RetryLater("no space left")
+    world.controller.reconcile(NOW)
+    world.file.broken = None
+    world.restart()
     assert world.controller.reconcile(NOW).agrees
     assert world.held() == [nets("192.0.2.7")] * 3
+
+
+def test_a_loss_in_a_store_where_wishes_count_is_made_good(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    world.controller.reconcile(NOW)
+    world.file.lose()
+    world.jail.lose()
+    assert world.controller.reconcile(NOW).agrees
+    assert world.held() == [nets("192.0.2.7")] * 3
+
+
+def test_an_older_copy_put_back_where_wishes_count_ends_no_ban(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    world.controller.reconcile(NOW)
+    copy, token = dict(world.file.bans), world.file.token
+    world.ban(ban("192.0.2.8"))
+    world.controller.reconcile(NOW)
+    world.file.bans, world.file.token = copy, token
+    assert world.controller.reconcile(NOW).agrees
+    assert world.held() == [nets("192.0.2.7", "192.0.2.8")] * 3
+
+
+def test_many_that_are_gone_at_once_are_a_loss_unless_somebody_says_otherwise(world: World) -> None:
+    networks = [f"10.0.0.{n}" for n in range(5)]
+    for forced in (False, True):
+        world.ban(*(ban(network) for network in networks))
+        world.controller.reconcile(NOW)
+        for network in networks[:4]:
+            del world.file.bans[net(network)]
+        assert world.controller.reconcile(NOW, forced=forced).agrees
+        assert world.held() == [nets(*networks[4:] if forced else networks)] * 3
+
+
+def test_a_store_that_another_writes_after_it_was_read_is_not_written_over(world: World) -> None:
+    """Its older copy would get our newest token, and what that lacks would look like somebody's wish."""
+    world.ban(ban("192.0.2.7"))
+    world.controller.reconcile(NOW)
+    copy, token = dict(world.file.bans), world.file.token
+    world.ban(ban("192.0.2.8"))
+    world.controller.reconcile(NOW)
+    world.ban(ban("192.0.2.9"))
+
+    def put_back() -> None:
+        world.file.bans, world.file.token = copy, token
+
+    world.file.before_apply = put_back
+    assert not world.controller.reconcile(NOW).agrees
+    world.seconds += 60
+    assert world.controller.reconcile(NOW).agrees
+    assert world.held() == [nets("192.0.2.7", "192.0.2.8", "192.0.2.9")] * 3
+
+
+def test_one_store_alone_is_brought_in_line_and_the_others_in_the_next_pass(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    plan = world.controller.reconcile(NOW, only="hosts_deny")
+    assert list(plan.stores) == ["hosts_deny"]
+    assert world.held() == [set(), set(), nets("192.0.2.7")]
+    assert not world.controller.carry(NOW, patient=True)
+    assert world.controller.reconcile(NOW, believing=True).agrees
+    assert world.held() == [nets("192.0.2.7")] * 3
+
+
+def test_what_was_only_covered_when_its_cover_was_wished_away_stays_banned(world: World) -> None:
+    world.ban(ban("10.0.0.0/7"), ban("10.0.0.1"))
+    world.controller.reconcile(NOW)
+    del world.jail.bans[net("10.0.0.1")]
+    assert world.controller.reconcile(NOW).agrees, "what covers it is there"
+    del world.jail.bans[net("10.0.0.0/7")]
+    assert world.controller.reconcile(NOW).agrees
+    assert set(world.ledger.bans()) == nets("10.0.0.1")
+    assert world.held() == [nets("10.0.0.1")] * 3
+
+
+# who fights
+
+
+def test_our_rules_are_put_in_force_again_at_most_once_an_interval(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    world.controller.reconcile(NOW, patient=True)
+    world.firewall.enforcing = False
+    world.seconds += 31
+    assert world.controller.reconcile(NOW, patient=True).agrees
+    for _ in range(3):
+        world.seconds += 9
+        world.firewall.enforcing = False
+        assert not world.controller.reconcile(NOW, patient=True).agrees
+    assert world.controller.reconcile(NOW).agrees, "a person's command does not wait"
+    world.firewall.enforcing = False
+    world.seconds += 31
+    assert world.controller.reconcile(NOW, patient=True).agrees
+
+
+def test_what_was_lost_altogether_is_made_anew_at_once(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    for _ in range(3):
+        world.seconds += 1
+        world.firewall.lose()
+        world.firewall.enforcing = False
+        assert world.controller.reconcile(NOW, patient=True).agrees
+
+
+def test_a_store_that_another_touched_is_read_soon_and_not_all_the_time(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    world.controller.reconcile(NOW, patient=True)
+    world.seconds += 5
+    assert world.controller.carry(NOW, patient=True)
+    world.firewall.bans.clear()
+    world.firewall.is_touched = True
+    world.controller.notice()
+    assert world.controller.next_reading == world.seconds
+    assert not world.controller.carry(NOW, patient=True)
+    world.forget_counts()
+    assert world.controller.reconcile(NOW, patient=True, believing=True).agrees
+    assert world.held() == [nets("192.0.2.7")] * 3
+    assert [store.observed > 0 for store in world.stores] == [True, False, False]
+    world.firewall.is_touched = True
+    world.controller.notice()
+    assert world.controller.next_reading == world.seconds + 1
+
+
+# PortSentry's own marks
+
+
+class Marks:
+    """A place of marks in memory."""
+
+    name = "marks"
+
+    def __init__(self, *networks: str) -> None:
+        self.marked = nets(*networks)
+        self.broken: RetryLater | None = None
+
+    def observe(self) -> Collection[Network]:
+        if self.broken is not None:
+            raise self.broken
+        return set(self.marked)
+
+    def remove(self, networks: Collection[Network]) -> None:
+        self.marked -= set(networks)
+
+
+def seen(world: World, *networks: str) -> None:
+    """Ban these because of a line of a log."""
+    line = LogLine("/log", 1, 2, 0, b"scan")
+    world.ledger.record(
+        [ban(network) for network in networks],
+        now=NOW,
+        story=[Sighting(network, NOW, "scan: banned", line) for network in networks],
+    )
+
+
+def test_marks_of_bans_that_ended_are_taken_out_and_no_others(world: World) -> None:
+    marks = Marks("192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4", "10.0.0.1")
+    world.controller = world.begin(marks)
+    seen(world, "192.0.2.1", "192.0.2.2", "10.0.0.0/8")
+    world.ban(ban("192.0.2.3"))
+    world.controller.reconcile(NOW)
+    assert len(marks.marked) == 5
+    world.unban("192.0.2.1", "192.0.2.3", "10.0.0.0/8")
+    plan = world.controller.plan(NOW)
+    assert {c.network for c in plan.changes if c.store == "marks"} == nets("192.0.2.1", "10.0.0.1")
+    assert (plan.stores["marks"].desired, plan.stores["marks"].observed) == (0, 5)
+    assert world.controller.reconcile(NOW).agrees
+    assert marks.marked == nets("192.0.2.2", "192.0.2.3", "192.0.2.4"), (
+        "one is banned, one came from no log, one neither"
+    )
+
+
+def test_a_mark_goes_as_soon_as_its_ban_has_ended(world: World) -> None:
+    marks = Marks("192.0.2.1")
+    world.controller = world.begin(marks)
+    seen(world, "192.0.2.1")
+    world.controller.reconcile(NOW)
+    assert world.controller.carry(NOW, patient=True)
+    world.unban("192.0.2.1")
+    assert world.controller.carry(NOW, patient=True)
+    assert not marks.marked
+
+
+def test_in_a_pause_marks_stay_and_a_place_out_of_reach_is_tried_again(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    marks = Marks("192.0.2.1")
+    world.controller = world.begin(marks)
+    seen(world, "192.0.2.1")
+    world.unban("192.0.2.1")
+    world.ledger.orders.pause(None)
+    world.controller.reconcile(NOW)
+    assert marks.marked
+    world.ledger.orders.resume()
+    marks.broken = RetryLater("marks cannot be read: try later")
+    assert world.controller.reconcile(NOW).stores["marks"].problem == "marks cannot be read: try later"
+    world.controller.reconcile(NOW)
+    assert caplog.text.count("marks cannot be read") == 1
+    marks.broken = None
+    assert world.controller.reconcile(NOW).agrees
+    assert not marks.marked
+
+
+def store_of(world: World, name: str) -> Failing:
+    return next(store for store in world.stores if store.name == name)
+
+
+# another ledger
+
+
+def test_an_older_ledger_in_which_a_list_ends_a_prefix_takes_over_a_later_ban_within_it(world: World) -> None:
+    """The prefix ends now, after that ban began: its tombstone says nothing of what a later ledger did."""
+    world.ban(ban("10.0.0.0/8"))
+    world.controller.reconcile(NOW)
+    world.ledger.close()
+    backup = world.path.read_bytes()
+    world.restart()
+    world.unban("10.0.0.0/8")
+    world.ban(ban("10.0.0.2"))
+    world.controller.reconcile(NOW)
+    world.ledger.close()
+    world.path.write_bytes(backup)
+    world.restart()
+    world.exempt("10.0.0.1", permanent=True)
+    world.ledger.end([net("10.0.0.0/8")], EndReason.ALLOW, now=NOW + HOUR)
+    assert world.controller.reconcile(NOW + HOUR).agrees
+    assert set(world.ledger.bans()) == nets("10.0.0.2")
 
 
 def test_a_new_ledger_takes_over_what_the_stores_hold(world: World, tmp_path: Path) -> None:
@@ -487,7 +766,7 @@ def test_an_apply_that_is_cut_short_is_made_good_after_the_restart(world: World,
     world.restart()
     assert world.controller.reconcile(NOW).agrees
     assert world.held() == [nets("192.0.2.8", "192.0.2.9")] * 3
-    assert all(set(world.ledger.placements(store.name)) == nets("192.0.2.8", "192.0.2.9") for store in world.stores)
+    assert all(set(world.ledger.places.of(store.name)) == nets("192.0.2.8", "192.0.2.9") for store in world.stores)
 
 
 # pauses
@@ -581,7 +860,7 @@ def test_restore_hooks_and_moves_ends_but_ends_no_ban(world: World) -> None:
     assert world.controller.restore(NOW).agrees
     assert world.firewall.enforcing
     assert world.held()[0] == nets("192.0.2.7", "192.0.2.8", "192.0.2.99")
-    assert set(world.ledger.placements("firewall")) == nets("192.0.2.7", "192.0.2.8"), "what ended is known to be there"
+    assert set(world.ledger.places.of("firewall")) == nets("192.0.2.7", "192.0.2.8"), "what ended is known to be there"
     assert world.firewall.bans[net("192.0.2.8")].until == NOW + HOUR
 
 

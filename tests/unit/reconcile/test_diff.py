@@ -1,6 +1,7 @@
 """The planner: a test for each row of its truth table, and for what a store can hold."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
 
@@ -10,7 +11,8 @@ from jailbridge.model.ban import Ban, Decision, Origin
 from jailbridge.model.network import Network, NetworkSet, network_text, parse_network
 from jailbridge.model.plan import Capabilities, External, Observation, ObservedBan, Placement
 from jailbridge.model.token import TokenState
-from jailbridge.reconcile.diff import END_TOLERANCE, Outcome, Presence, View, fit, outcome, presence
+from jailbridge.reconcile.diff import END_TOLERANCE, Presence, View, fit, presence
+from jailbridge.reconcile.verdicts import Outcome, outcome
 
 NOW = datetime(2026, 11, 22, 6, 30, 59, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -68,7 +70,7 @@ def decline(observed: ObservedBan, _: str) -> Decision:
     return Decision(network=observed.network, ban=None, why="no")
 
 
-def is_exempt(observed: ObservedBan) -> bool:
+def is_exempt(observed: ObservedBan, _: bool) -> bool:
     return observed.network == net(EXEMPT)
 
 
@@ -77,8 +79,9 @@ def planned(
     *views: View,
     adopt: Callable[[ObservedBan, str], Decision] | None = take,
     room: int = 1000,
+    forced: bool = False,
 ) -> Outcome:
-    return outcome(wanted, views, is_exempt, adopt, room)
+    return outcome(wanted, views, is_exempt, adopt, NOW, room=room, forced=forced)
 
 
 def steps(result: Outcome) -> list[tuple[str, str, str]]:
@@ -131,10 +134,10 @@ def test_row_desired_and_covered_by_what_is_desired_is_left_alone(capabilities: 
     assert own(planned(wanted, held)) == []
 
 
-@pytest.mark.parametrize("placement", [None, Placement.ATTEMPTED, Placement.CONFIRMED])
+@pytest.mark.parametrize("placement", [None, Placement.ATTEMPTED])
 @pytest.mark.parametrize("token", TokenState)
 @pytest.mark.parametrize("external", External)
-def test_row_desired_and_not_observed_is_added(
+def test_row_desired_not_observed_and_never_seen_there_is_added(
     placement: Placement | None, token: TokenState, external: External
 ) -> None:
     placements = {"192.0.2.7": placement} if placement else {}
@@ -143,8 +146,150 @@ def test_row_desired_and_not_observed_is_added(
     assert result.plan.changes[0].why == "scan"
 
 
+@pytest.mark.parametrize(
+    ("token", "external", "why"),
+    [
+        (TokenState.STALE, External.ADOPT, "lost there"),
+        (TokenState.ABSENT, External.ADOPT, "lost there"),
+        (TokenState.AHEAD, External.ADOPT, "lost there"),
+        (TokenState.ABSENT, External.REVERT, "lost there"),
+        (TokenState.CURRENT, External.REVERT, "jailbridge unban"),
+    ],
+)
+def test_row_desired_not_observed_and_seen_there_before_is_added_back_where_nothing_may_be_inferred(
+    token: TokenState, external: External, why: str
+) -> None:
+    result = planned(bans("192.0.2.7"), gone("192.0.2.7", token=token, external=external))
+    assert own(result) == [("add", "192.0.2.7")]
+    assert why in result.plan.changes[0].why
+    assert result.unbanned == {"store": ()}
+
+
+def test_row_desired_not_observed_and_seen_there_before_is_a_wish_and_ends_the_ban_everywhere() -> None:
+    other = view("192.0.2.7", "192.0.2.8", placements=confirmed("192.0.2.7", "192.0.2.8"), name="other")
+    missing = gone("192.0.2.7", "192.0.2.8", held=("192.0.2.8",))
+    result = planned(bans("192.0.2.7", "192.0.2.8"), other, missing)
+    assert steps(result) == [("store", "unban", "192.0.2.7"), ("other", "remove", "192.0.2.7")]
+    assert result.unbanned == {"other": (), "store": (net("192.0.2.7"),)}
+    assert result.plan.changes[0].why == "taken out of store"
+    assert not result.plan.agrees
+
+
+@pytest.mark.parametrize(("ended", "action"), [(-HOUR, "add"), (timedelta(0), "add"), (HOUR, "unban"), (None, "unban")])
+def test_row_desired_not_observed_at_or_after_the_stores_own_end_is_added_back(
+    ended: timedelta | None, action: str
+) -> None:
+    end = NOW + ended if ended is not None else None
+    keeps_ends = gone("192.0.2.7", capabilities=NARROW, own_end=end)
+    wanted = {net("192.0.2.7"): ban("192.0.2.7", NOW + 2 * HOUR)}
+    assert own(planned(wanted, keeps_ends)) == [(action, "192.0.2.7")]
+    keeps_none = gone("192.0.2.7", own_end=end)
+    assert own(planned(wanted, keeps_none)) == [("unban", "192.0.2.7")]
+
+
+@pytest.mark.parametrize(
+    ("held", "lacking", "is_wish"),
+    [(0, 1, True), (0, 3, True), (0, 4, False), (36, 4, True), (35, 4, False), (90, 10, True), (90, 11, False)],
+)
+def test_row_more_than_three_and_a_tenth_gone_at_once_is_a_loss(held: int, lacking: int, is_wish: bool) -> None:
+    networks = [f"10.0.{n}.1" for n in range(held + lacking)]
+    missing = gone(*networks, held=networks[:held])
+    assert own(planned(bans(*networks), missing)) == [("unban" if is_wish else "add", n) for n in networks[held:]]
+    assert own(planned(bans(*networks), missing, forced=True)) == [("unban", n) for n in networks[held:]]
+
+
+def test_what_was_only_attempted_does_not_count_as_gone() -> None:
+    networks = [f"10.0.0.{n}" for n in range(20)]
+    missing = gone(networks[0], attempted=networks[1:])
+    assert own(planned(bans(*networks), missing))[0] == ("unban", networks[0])
+
+
+def test_exempt_beats_unban_what_is_masked_is_not_desired_and_nobody_takes_it_for_a_wish() -> None:
+    assert own(planned({}, gone(EXEMPT))) == []
+
+
+def test_unban_beats_adopt_what_another_store_holds_of_it_goes() -> None:
+    missing, found = gone("192.0.2.0/24", name="one"), view("192.0.2.7", external=External.ADOPT, name="two")
+    result = planned(bans("192.0.2.0/24"), missing, found)
+    assert ("one", "unban", "192.0.2.0/24") in steps(result)
+    assert "adopt" not in [action for _, action, _ in steps(result)]
+
+
+def test_unban_beats_loss_what_one_store_lost_and_another_was_told_to_drop_is_not_put_back() -> None:
+    lost = gone("192.0.2.7", token=TokenState.ABSENT, name="lost")
+    assert steps(planned(bans("192.0.2.7"), lost, gone("192.0.2.7"))) == [("store", "unban", "192.0.2.7")]
+
+
+def test_adopt_beats_loss_what_a_find_covers_is_not_put_back_in_a_store_without_overlaps() -> None:
+    lost = gone("192.0.2.7", token=TokenState.ABSENT, name="lost", capabilities=NARROW)
+    found = view("192.0.2.0/24", "192.0.2.7", external=External.ADOPT, placements=confirmed("192.0.2.7"))
+    result = planned(bans("192.0.2.7"), lost, found)
+    assert steps(result) == [("store", "adopt", "192.0.2.0/24"), ("lost", "add", "192.0.2.0/24")]
+
+
+def test_a_ban_that_another_still_covers_in_the_store_is_no_wish() -> None:
+    covered = gone("192.0.2.7", "192.0.2.0/24", held=["192.0.2.0/24"])
+    assert own(planned(bans("192.0.2.7", "192.0.2.0/24"), covered)) == []
+
+
+def test_a_ban_for_which_the_store_has_no_room_is_no_wish() -> None:
+    full = gone("192.0.2.7", "192.0.2.8", held=["192.0.2.8"], capabilities=limited(1))
+    wanted = {net(n): ban(n, NOW + hours * HOUR) for n, hours in (("192.0.2.7", 1), ("192.0.2.8", 2))}
+    assert own(planned(wanted, full)) == []
+
+
+def test_an_older_ledger_removes_nothing_that_a_later_one_may_have_written_but_takes_it_over() -> None:
+    """Its placements are those of its own time."""
+    held = view("192.0.2.7", placements=confirmed("192.0.2.7"), token=TokenState.AHEAD)
+    assert own(planned({}, held)) == [("adopt", "192.0.2.7")]
+    assert own(planned({}, held, adopt=None)) == []
+    assert own(planned({}, held, adopt=decline)) == [("remove", "192.0.2.7")]
+
+
+def confirmed(*networks: str) -> Mapping[str, Placement]:
+    return dict.fromkeys(networks, Placement.CONFIRMED)
+
+
+def gone(
+    *networks: str,
+    held: Iterable[str] = (),
+    attempted: Iterable[str] = (),
+    capabilities: Capabilities = WIDE,
+    token: TokenState = TokenState.CURRENT,
+    external: External = External.ADOPT,
+    own_end: datetime | None = None,
+    name: str = "store",
+) -> View:
+    """Return a store in which these were seen before, and now are not, but for those that are `held`."""
+    placements = {**confirmed(*networks), **dict.fromkeys(attempted, Placement.ATTEMPTED)}
+    seen = view(*held, capabilities=capabilities, placements=placements, token=token, external=external, name=name)
+    return replace(seen, own_end=lambda _: own_end)
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted", "is_updated"),
+    [
+        (timedelta(days=24), timedelta(days=300), False),
+        (timedelta(days=13), timedelta(days=300), False),
+        (timedelta(days=11), timedelta(days=300), True),
+        (timedelta(days=11), timedelta(days=11), False),
+        (timedelta(days=24), timedelta(days=11), True),
+        (None, timedelta(days=300), True),
+        (timedelta(days=24), None, True),
+    ],
+)
+def test_an_end_further_than_the_store_can_count_is_armed_again_in_time(
+    held: timedelta | None, wanted: timedelta | None, is_updated: bool
+) -> None:
+    short = Capabilities(overlaps=True, ends=True, volatile=True, early=True, longest=timedelta(seconds=2_147_483))
+    seen = ObservedBan(network=net("192.0.2.7"), until=NOW + held if held is not None else None)
+    until = NOW + wanted if wanted is not None else None
+    result = planned({net("192.0.2.7"): ban("192.0.2.7", until)}, view(seen, capabilities=short))
+    assert own(result) == ([("update", "192.0.2.7")] if is_updated else [])
+
+
 @pytest.mark.parametrize("placement", Placement)
-@pytest.mark.parametrize("token", TokenState)
+@pytest.mark.parametrize("token", [TokenState.CURRENT, TokenState.STALE, TokenState.ABSENT])
 @pytest.mark.parametrize("external", External)
 @pytest.mark.parametrize("ever_written", [True, False])
 def test_row_placed_here_and_no_longer_desired_is_removed(

@@ -160,6 +160,39 @@ def test_many_broken_marks_are_one_readable_line() -> None:
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("ALL: /etc/list", True),
+        ("sshd, in.ftpd : /etc/list", True),
+        ("ALL: /etc/list : DENY\r", True),
+        ("ALL: /etc/list : ALLOW", False),
+        ("ALL: /etc/list EXCEPT 192.0.2.7", False),
+        ("ALL: /etc/list, 192.0.2.7", False),
+        ("ALL: /etc/list2", False),
+        ("ALL: /ETC/LIST", False),
+        ("# ALL: /etc/list", False),
+        ("/etc/list", False),
+    ],
+)
+def test_a_line_that_denies_just_what_the_list_has_is_ours(line: str, names: bool) -> None:
+    content = HEAD + line.encode() + b"\nALL: 192.0.2.7\n" + TAIL
+    parts = take_apart(content, "f", RULE, "/etc/list")
+    assert parts.refers == names
+    assert parts.bans == nets("192.0.2.7")
+    assert parts.unknown == (() if names else (line.encode() + b"\n",))
+    again = put_together(parts, (), RULE, TOKEN, "/etc/list")
+    assert again.count(b"ALL: /etc/list\n") == 1 + (line == "# ALL: /etc/list")
+    assert not take_apart(content, "f", RULE).refers
+
+
+def test_a_rule_that_allows_is_our_own_line_still() -> None:
+    rule = "ALL EXCEPT sshd: {address} : ALLOW"
+    text = put_together(take_apart(b"", "f", rule, "/l"), (), rule, TOKEN, "/l")
+    assert b"ALL EXCEPT sshd: /l : ALLOW\n" in text
+    assert take_apart(text, "f", rule, "/l").refers
+
+
 # what is written
 
 

@@ -1,4 +1,4 @@
-"""hosts.deny as a store: on real files, with other writers about, and asked of the real TCP wrappers."""
+"""hosts.deny as a store: on real files, in either form, with other writers about."""
 
 import contextlib
 import fcntl
@@ -8,22 +8,26 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from jailbridge.config.settings import HostsDenySettings
+from jailbridge.config.settings import HostsDenyForm, HostsDenySettings
 from jailbridge.errors import FatalError, RetryLater
+from jailbridge.host.wrappers import Wrappers
 from jailbridge.model.network import Network, parse_network
 from jailbridge.model.plan import Action, Change
 from jailbridge.model.token import Token
-from jailbridge.stores import hosts_deny
+from jailbridge.stores import replaced_file
 from jailbridge.stores.deny_file import BEGIN, END
 from jailbridge.stores.hosts_deny import HostsDenyStore
+from jailbridge.stores.protocol import Drifted
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 FOREIGN = b"# by hand\nsshd: 203.0.113.5\n"
 NOBODY = 65534
+LINES, FILE = HostsDenyForm.LINES, HostsDenyForm.FILE
 
 
 def token(sequence: int = 1) -> Token:
@@ -38,8 +42,10 @@ def adds(*networks: str) -> list[Change]:
     return [change(Action.ADD, network) for network in networks]
 
 
-def store_of(path: Path, rule: str = "ALL: {address}") -> HostsDenyStore:
-    return HostsDenyStore(HostsDenySettings(path=path, rule=rule))
+def store_of(path: Path, rule: str = "ALL: {address}", form: HostsDenyForm = LINES) -> HostsDenyStore:
+    # On a host without processes and configuration.
+    empty = Wrappers(Path("/nonexistent"), Path("/nonexistent"))
+    return HostsDenyStore(HostsDenySettings(path=path, rule=rule, form=form), empty)
 
 
 def held(store: HostsDenyStore) -> set[Network]:
@@ -160,7 +166,7 @@ def test_what_is_no_file_is_an_error_of_one_line(tmp_path: Path, method: str) ->
 
 def test_a_file_without_end_is_refused_before_it_is_read(path: Path, store: HostsDenyStore) -> None:
     with path.open("r+b") as file:
-        file.truncate(hosts_deny.MAX_BYTES + 1)
+        file.truncate(replaced_file.MAX_BYTES + 1)
     with pytest.raises(FatalError, match="at most 64 MiB"):
         store.observe(NOW)
 
@@ -434,55 +440,226 @@ while True:
         assert match[2].splitlines() == [b"ALL: 10.%d.%d.%d" % (sequence % 256, *divmod(n, 256)) for n in range(2000)]
 
 
-# what TCP wrappers make of it
+def test_what_another_puts_in_place_at_the_last_moment_is_kept(path: Path, store: HostsDenyStore) -> None:
+    def edit() -> None:
+        (path.parent / "theirs").write_bytes(FOREIGN + b"sshd: 203.0.113.10\n")
+        (path.parent / "theirs").replace(path)
+
+    with just_before_renames_to(path, edit):
+        store.apply(adds("192.0.2.7"), token(), NOW)
+    assert path.read_bytes().startswith(FOREIGN + b"sshd: 203.0.113.10\n" + BEGIN)
+    assert held(store) == {parse_network("192.0.2.7")}
+    assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.e2e
-@pytest.mark.parametrize(
-    ("banned", "inside", "outside"),
-    [
-        ("192.0.2.7", ["192.0.2.7"], ["192.0.2.8", "192.0.2.70"]),
-        ("192.0.2.64/26", ["192.0.2.64", "192.0.2.127"], ["192.0.2.63", "192.0.2.128"]),
-        ("10.0.0.0/8", ["10.255.0.1"], ["11.0.0.1"]),
-        ("0.0.0.0/0", ["192.0.2.7", "203.0.113.1"], []),
-        ("2001:db8::7", ["2001:db8::7", "2001:db8:0:0::0007"], ["2001:db8::8"]),
-        ("2001:db8::/64", ["2001:db8::7", "2001:db8:0:0:ffff::"], ["2001:db8:0:1::7"]),
-        ("2001:db8:0:8::/61", ["2001:db8:0:f::1"], ["2001:db8:0:10::1", "2001:db8:0:7::1"]),
-    ],
-)
-@pytest.mark.parametrize(
-    "before", [b"", b"sshd: 203.0.113.5", b"# a comment that goes on \\\n", b"sshd: 203.0.113.5, \\\n 203.0.113.6 \\\n"]
-)
-def test_tcp_wrappers_obey_every_form_of_ban(
-    tmp_path: Path, before: bytes, banned: str, inside: list[str], outside: list[str]
+def test_an_edit_in_place_at_the_last_moment_is_kept(path: Path, store: HostsDenyStore) -> None:
+    with just_before_renames_to(path, lambda: path.write_bytes(b"sshd: 203.0.113.11\n")):
+        store.apply(adds("192.0.2.7"), token(), NOW)
+    assert path.read_bytes().startswith(b"sshd: 203.0.113.11\n" + BEGIN)
+    assert held(store) == {parse_network("192.0.2.7")}
+
+
+def test_who_has_the_file_open_when_it_is_replaced_is_waited_for(path: Path, store: HostsDenyStore) -> None:
+    code = """
+import os, sys
+descriptor = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
+os.write(1, b"!")
+os.read(0, 1)
+# Our writing is done but for the waiting.
+while os.stat(sys.argv[1]).st_ino == os.fstat(descriptor).st_ino: pass
+os.write(descriptor, b"sshd: 203.0.113.12\\n")
+"""
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as writer:
+        assert writer.stdin is not None
+        assert writer.stdout is not None
+        assert writer.stdout.read(1) == b"!"
+        go = partial(writer.stdin.write, b"!")
+        with just_before_renames_to(path, go):
+            store.apply(adds("192.0.2.7"), token(), NOW)
+    assert path.read_bytes().count(b"203.0.113.12") == 1
+    assert held(store) == {parse_network("192.0.2.7")}
+
+
+# touched
+
+
+@pytest.mark.parametrize("form", HostsDenyForm)
+def test_what_others_write_is_a_touch_and_what_we_write_is_none(path: Path, form: HostsDenyForm) -> None:
+    store = store_of(path, form=form)
+    assert store.touched(), "never read"
+    store.observe(NOW)
+    assert not store.touched()
+    for number in range(3):
+        store.apply(adds(f"192.0.2.{number}"), token(number), NOW)
+        assert not store.touched()
+    files = [path] if form is LINES else [path, HostsDenySettings(path=path).list_path]
+    for file in files:
+        for act in (lambda file=file: append(file, b"# x\n"), file.unlink, file.touch):
+            act()
+            assert store.touched(), file
+            assert store.touched(), "until it is read"
+            store.observe(NOW)
+            assert not store.touched(), file
+
+
+def test_another_file_behind_a_link_is_a_touch(path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    store = store_of(link)
+    store.observe(NOW)
+    (tmp_path / "other").write_bytes(FOREIGN)
+    link.unlink()
+    link.symlink_to(tmp_path / "other")
+    assert store.touched()
+
+
+def test_what_another_wrote_before_our_writing_is_a_touch_after_it(path: Path, store: HostsDenyStore) -> None:
+    store.apply(adds("192.0.2.7", "192.0.2.8"), token(), NOW)
+    store.observe(NOW)
+    path.write_bytes(path.read_bytes().replace(b"ALL: 192.0.2.7\n", b""))
+    store.apply(adds("192.0.2.9"), token(2), NOW, expected=str(token()))
+    assert store.touched(), "nobody has seen yet what is missing"
+    assert held(store) == {parse_network("192.0.2.8"), parse_network("192.0.2.9")}
+    assert not store.touched()
+
+
+def test_what_is_written_in_the_moment_of_our_writing_is_a_touch(path: Path, store: HostsDenyStore) -> None:
+    store.observe(NOW)
+    with just_before_renames_to(path, lambda: append(path, b"sshd: 203.0.113.9\n")):
+        store.apply(adds("192.0.2.7"), token(), NOW)
+    assert store.touched()
+
+
+# form = "file"
+
+
+@pytest.fixture
+def listed(path: Path) -> HostsDenyStore:
+    return store_of(path, form=FILE)
+
+
+@pytest.fixture
+def list_path(path: Path) -> Path:
+    return path.with_name("hosts.deny.jailbridge")
+
+
+def test_one_line_names_the_list_and_the_list_has_the_addresses(
+    path: Path, list_path: Path, listed: HostsDenyStore
 ) -> None:
-    path = tmp_path / "hosts.deny"
-    (tmp_path / "hosts.allow").touch()
-    path.write_bytes(before)
-    store_of(path).apply(adds("198.51.100.1", banned, "198.51.100.2"), token(), NOW)
-    append(path, b"sshd: 203.0.113.7\n")
-
-    def access(address: str) -> str:
-        done = subprocess.run(
-            ["tcpdmatch", "-d", "sshd", address], cwd=tmp_path, capture_output=True, text=True, check=True
-        )
-        assert done.stderr == ""
-        return done.stdout.split()[-1]
-
-    for address in [*inside, "198.51.100.1", "198.51.100.2", "203.0.113.7"]:
-        assert access(address) == "denied", address
-    for address in outside:
-        assert access(address) == "granted", address
+    listed.apply(adds("192.0.2.7", "10.0.0.0/8", "2001:db8::/64"), written(listed), NOW)
+    assert f"\nALL: {list_path}\n{END.decode()}\n" in path.read_text()
+    assert list_path.read_text().splitlines()[1:] == ["192.0.2.7", "10.0.0.0/255.0.0.0", "[2001:db8::]/64"]
+    assert list_path.stat().st_mode & 0o777 == 0o644
+    assert listed.observe(NOW).token == str(written(listed))
 
 
-@pytest.mark.e2e
-def test_tcp_wrappers_no_longer_obey_a_ban_that_was_taken_out(tmp_path: Path) -> None:
-    path = tmp_path / "hosts.deny"
-    (tmp_path / "hosts.allow").touch()
-    store = store_of(path)
-    store.apply(adds("192.0.2.7"), token(), NOW)
-    store.apply([change(Action.REMOVE, "192.0.2.7")], token(2), NOW)
-    done = subprocess.run(
-        ["tcpdmatch", "-d", "sshd", "192.0.2.7"], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split()[-1] == "granted"
+def test_hosts_deny_itself_is_written_once(path: Path, listed: HostsDenyStore) -> None:
+    listed.apply(adds("192.0.2.7"), written(listed), NOW)
+    before = path.stat()
+    listed.apply(adds("192.0.2.8"), written(listed, 2), NOW, expected=str(written(listed)))
+    assert path.stat() == before
+    assert listed.observe(NOW).token == str(written(listed, 2))
+    assert held(listed) == {parse_network("192.0.2.7"), parse_network("192.0.2.8")}
+
+
+def test_what_a_person_takes_out_of_the_list_or_puts_there_is_seen_under_the_same_token(
+    path: Path, list_path: Path, listed: HostsDenyStore
+) -> None:
+    listed.apply(adds("192.0.2.7", "192.0.2.8"), written(listed), NOW)
+    text = list_path.read_text().replace("192.0.2.7\n", "198.51.100.0/24 203.0.113.9\n.example.org\n")
+    list_path.write_text(text)
+    append(path, b"")
+    assert held(listed) == {parse_network(net) for net in ("192.0.2.8", "198.51.100.0/24", "203.0.113.9")}
+    seen = listed.observe(NOW)
+    assert (seen.token, seen.foreign) == (str(written(listed)), 2)
+    listed.apply(adds("192.0.2.9"), written(listed, 2), NOW)
+    assert "\n.example.org\n" in list_path.read_text()
+
+
+@pytest.mark.parametrize("file", ["hosts.deny", "hosts.deny.jailbridge"])
+def test_a_list_that_is_lost_or_no_longer_named_has_no_token(path: Path, listed: HostsDenyStore, file: str) -> None:
+    listed.apply(adds("192.0.2.7"), written(listed), NOW)
+    path.with_name(file).write_bytes(FOREIGN)
+    seen = listed.observe(NOW)
+    assert (seen.token, seen.bans) == (None, ())
+    listed.apply(adds("192.0.2.8"), written(listed, 2), NOW)
+    assert held(listed) == {parse_network("192.0.2.8")}, "what was not in force did not come back"
+    assert listed.observe(NOW).token == str(written(listed, 2))
+
+
+def test_an_older_list_brings_its_older_token(list_path: Path, listed: HostsDenyStore) -> None:
+    listed.apply(adds("192.0.2.7"), written(listed), NOW)
+    older = list_path.read_bytes()
+    listed.apply(adds("192.0.2.8"), written(listed, 2), NOW)
+    list_path.write_bytes(older)
+    assert listed.observe(NOW).token == str(written(listed))
+    with pytest.raises(Drifted):
+        listed.apply(adds("192.0.2.9"), written(listed, 3), NOW, expected=str(written(listed, 2)))
+    assert list_path.read_bytes() == older
+
+
+def test_a_change_of_form_is_another_layout(path: Path, store: HostsDenyStore, listed: HostsDenyStore) -> None:
+    assert store.capabilities.layout != listed.capabilities.layout
+    assert listed.capabilities.layout != store_of(path, "sshd: {address}", FILE).capabilities.layout
+
+
+@pytest.mark.parametrize("before", HostsDenyForm)
+def test_a_change_of_form_keeps_every_ban_and_never_has_it_nowhere(
+    path: Path, list_path: Path, before: HostsDenyForm
+) -> None:
+    old, new = store_of(path, form=before), store_of(path, "sshd: {address}", FILE if before is LINES else LINES)
+    old.apply(adds("192.0.2.7", "2001:db8::/64"), written(old), NOW)
+    both = {parse_network("192.0.2.7"), parse_network("2001:db8::/64")}
+    assert held(new) == both
+    found: list[set[Network]] = []
+
+    def look(event: str, arguments: tuple[object, ...]) -> None:
+        if event in {"os.rename", "os.remove"}:
+            found.append(held(store_of(path, form=LINES)))
+
+    with hooked(look):
+        new.apply(adds("192.0.2.8"), written(new, 2), NOW)
+    assert found
+    assert all(both <= bans for bans in found)
+    assert held(new) == both | {parse_network("192.0.2.8")}
+    assert new.observe(NOW).token == str(written(new, 2))
+    assert list_path.exists() == (before is LINES)
+    assert path.read_bytes().startswith(FOREIGN)
+
+
+def test_patterns_by_hand_in_a_list_that_is_given_up_are_told_and_kept(
+    path: Path, list_path: Path, listed: HostsDenyStore, store: HostsDenyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    listed.apply(adds("192.0.2.7"), written(listed), NOW)
+    append(list_path, b".example.org\n")
+    for number in (1, 2):
+        store.apply(adds("192.0.2.8"), token(number), NOW)
+    assert list_path.read_bytes() == b".example.org\n"
+    assert [record.message for record in caplog.records] == [
+        f"file={list_path} has patterns that nothing reads any more: put them into {path}"
+    ]
+
+
+def test_a_ban_by_hand_in_the_block_goes_into_the_list(path: Path, listed: HostsDenyStore) -> None:
+    listed.apply(adds("192.0.2.7"), written(listed), NOW)
+    path.write_bytes(path.read_bytes().replace(END, b"ALL: 192.0.2.66\n" + END))
+    assert held(listed) == {parse_network("192.0.2.7"), parse_network("192.0.2.66")}
+    listed.apply([change(Action.REMOVE, "192.0.2.7")], written(listed, 2), NOW)
+    assert b"192.0.2.66" not in path.read_bytes()
+    assert held(listed) == {parse_network("192.0.2.66")}
+
+
+def written(store: HostsDenyStore, sequence: int = 1) -> Token:
+    """A token as the ledger gives it to this store."""
+    return Token(ledger="0123456789ab", boot="-", layout=store.capabilities.layout, sequence=sequence)
+
+
+# what listens
+
+
+def test_whether_anything_asks_tcp_wrappers_is_asked_of_the_host(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "inetd.conf").write_text("ftp stream tcp nowait root /usr/sbin/tcpd in.ftpd\n")
+    store = HostsDenyStore(HostsDenySettings(path=path), Wrappers(Path("/nonexistent"), tmp_path))
+    assert store.observe(NOW).enforcing is True
+    assert store_of(path).observe(NOW).enforcing is None

@@ -1,0 +1,150 @@
+"""Where each ban was placed: by store what was attempted there, what was seen there since, and under which token.
+
+A placement outlives its ban: it goes when the store has been seen without it.
+"""
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
+from datetime import datetime
+from types import MappingProxyType
+
+from jailbridge.ledger.rows import to_network, to_seconds, to_time
+from jailbridge.model.network import Network, network_text
+from jailbridge.model.plan import Placement
+from jailbridge.model.token import Token
+
+
+class Places:
+    """The placements of one ledger: `reading` and `writing` are the ledger's own."""
+
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        ledger: str,
+        reading: Callable[[], AbstractContextManager[None]],
+        writing: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        """`ledger` is the ledger's id, for tokens."""
+        self._db = db
+        self._ledger = ledger
+        self._reading = reading
+        self._writing = writing
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget what is remembered of the tables: it may not be what they hold."""
+        # By store, read when it is first asked for; and what is attempted there, and not confirmed.
+        self._placed: dict[str, dict[Network, Placement]] = {}
+        self._attempted: defaultdict[str, set[Network]] = defaultdict(set)
+
+    def of(self, store: str) -> Mapping[Network, Placement]:
+        """Return what was written to a store, and whether it was seen there, as it stands: later changes show."""
+        with self._reading():
+            return MappingProxyType(self._of(store))
+
+    def attempt(self, store: str, ends: Mapping[Network, datetime | None], *, boot: str, layout: int) -> Token:
+        """Note that these bans are about to be written to a store; return the token to write last.
+
+        `ends`: until when the store itself is to hold each of them; None where it is told no end.
+        """
+        with self._writing():
+            placed = self._of(store)
+            sequence = self._sequence() + 1
+            self._db.execute("UPDATE meta SET value = ? WHERE name = 'sequence'", (str(sequence),))
+            again = [(to_seconds(ends[n]), store, network_text(n)) for n in ends if n in placed]
+            self._db.executemany("UPDATE placement SET until = ? WHERE store = ? AND network = ?", again)
+            new = {network: Placement.ATTEMPTED for network in ends if network not in placed}
+            rows = [(store, network_text(n), state.value, to_seconds(ends[n])) for n, state in new.items()]
+            self._db.executemany("INSERT INTO placement VALUES (?, ?, ?, ?)", rows)
+            placed.update(new)
+            self._attempted[store].update(new)
+        return Token(ledger=self._ledger, boot=boot, layout=layout, sequence=sequence)
+
+    def confirm(self, store: str, present: Iterable[Network], absent: Iterable[Network], token: Token | None) -> None:
+        """Note what a store was seen with and without; `token` if it carries the one that was last given out for it."""
+        absent = list(absent)
+        with self._writing():
+            placed, attempted = self._of(store), self._attempted[store]
+            seen = {network for network in present if placed.get(network) is not Placement.CONFIRMED}
+            if attempted and attempted <= seen:
+                # Most often all that was attempted is seen, and one statement says so.
+                states = (Placement.CONFIRMED.value, store, Placement.ATTEMPTED.value)
+                self._db.execute("UPDATE placement SET state = ? WHERE store = ? AND state = ?", states)
+                placed.update(dict.fromkeys(attempted, Placement.CONFIRMED))
+                seen -= attempted
+                attempted.clear()
+            self._db.executemany(
+                "INSERT INTO placement VALUES (?1, ?2, ?3, NULL) ON CONFLICT (store, network) DO UPDATE SET state = ?3",
+                [(store, network_text(network), Placement.CONFIRMED.value) for network in seen],
+            )
+            placed.update(dict.fromkeys(seen, Placement.CONFIRMED))
+            attempted.difference_update(seen, absent)
+            self._db.executemany(
+                "DELETE FROM placement WHERE store = ? AND network = ?", [(store, network_text(n)) for n in absent]
+            )
+            for network in absent:
+                placed.pop(network, None)
+            if token is not None:
+                self._db.execute("INSERT OR REPLACE INTO store VALUES (?, ?)", (store, str(token)))
+
+    def miss(self, store: str, networks: Collection[Network]) -> None:
+        """Note that a store was seen without these, which it need not hold: that they are gone later means nothing."""
+        with self._writing():
+            self._doubt(store, networks)
+
+    def doubt(self, networks: Collection[Network]) -> None:
+        """Hold what was confirmed of these networks' earlier bans for attempted only, in the ledger's own transaction.
+
+        A ban that is new, or was changed, is not ended by what somebody did to an earlier one.
+        """
+        for store in self._stores():
+            self._doubt(store, networks)
+
+    def _doubt(self, store: str, networks: Collection[Network]) -> None:
+        placed = self._of(store)
+        proven = [network for network in networks if placed.get(network) is Placement.CONFIRMED]
+        self._db.executemany(
+            "UPDATE placement SET state = ? WHERE store = ? AND network = ?",
+            [(Placement.ATTEMPTED.value, store, network_text(network)) for network in proven],
+        )
+        placed.update(dict.fromkeys(proven, Placement.ATTEMPTED))
+        self._attempted[store].update(proven)
+
+    def own_end(self, store: str, network: Network) -> datetime | None:
+        """Return until when a store was last told to hold a ban by itself; None where it was told no end."""
+        with self._reading():
+            row = self._db.execute(
+                "SELECT until FROM placement WHERE store = ? AND network = ?", (store, network_text(network))
+            ).fetchone()
+        return to_time(row[0]) if row is not None and row[0] is not None else None
+
+    def token(self, store: str) -> Token | None:
+        """Return the last token that was read back from a store; None where none ever was."""
+        with self._reading():
+            row = self._db.execute("SELECT token FROM store WHERE name = ?", (store,)).fetchone()
+        return Token.parse(row[0]) if row else None
+
+    @property
+    def last_sequence(self) -> int:
+        """The last sequence number that was given out in a token."""
+        with self._reading():
+            return self._sequence()
+
+    def _sequence(self) -> int:
+        return int(self._db.execute("SELECT value FROM meta WHERE name = 'sequence'").fetchone()[0])
+
+    def _stores(self) -> Iterable[str]:
+        # One look into the index for each store, however many placements there are.
+        after = ""
+        while (row := self._db.execute("SELECT min(store) FROM placement WHERE store > ?", (after,)).fetchone())[0]:
+            after = row[0]
+            yield after
+
+    def _of(self, store: str) -> dict[Network, Placement]:
+        if store not in self._placed:
+            rows = self._db.execute("SELECT network, state FROM placement WHERE store = ?", (store,))
+            self._placed[store] = placed = {to_network(network): Placement(state) for network, state in rows}
+            self._attempted[store] = {network for network, state in placed.items() if state is Placement.ATTEMPTED}
+        return self._placed[store]

@@ -1,0 +1,148 @@
+"""What a difference between a store and the ledger means, and the plan that follows. Pure.
+
+A wish  a ban confirmed in a store is gone from it, the token is current, and external = adopt: somebody ended it. Not
+        where the store's own end for it had come, nor where more than WISHES of what it held is gone at once.
+A find  a ban that the ledger does not know stands in a store whose token is current, with external = adopt; or in a
+        store that another ledger wrote last, or this one never did, whatever external says.
+A loss  everything else that is missing.
+
+Verdicts of all stores are collected before any store is diffed against what is then desired, so one pass never undoes
+itself. Exempt beats unban (an exempt ban is not desired), unban beats adopt, adopt beats loss. A newer command of an
+operator beats them all: it makes a ban's placements unproven (see Ledger.record), and then nothing is inferred.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from datetime import datetime
+
+from jailbridge.model.ban import Ban, Decision
+from jailbridge.model.network import Network, NetworkSet
+from jailbridge.model.plan import Action, Change, External, ObservedBan, Placement, Plan, StoreSummary
+from jailbridge.model.token import TokenState
+from jailbridge.reconcile.diff import View, differences, fit
+
+# Of what a store held so many bans may be taken out at once by a person; more is an accident.
+WISHES, WISHES_SHARE = 3, 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A plan, and by store what its verdicts bring into the ledger, and those bans that must wait.
+
+    adopted    the bans that `adopt` changes bring into the ledger
+    unbanned   the bans that `unban` changes end there
+    undecided  what a store holds and nobody can decide on now
+    braked     how many of the adopted ones use up the brake's room
+    """
+
+    plan: Plan
+    braked: int
+    adopted: Mapping[str, Sequence[Ban]]
+    unbanned: Mapping[str, Sequence[Network]]
+    undecided: Mapping[str, Set[Network]]
+
+
+def outcome(
+    wanted: Mapping[Network, Ban],
+    views: Sequence[View],
+    is_settled: Callable[[ObservedBan, bool], bool],
+    adopt: Callable[[ObservedBan, str], Decision] | None,
+    now: datetime,
+    *,
+    room: int = sys.maxsize,
+    forced: bool = False,
+) -> Outcome:
+    """Return the plan that brings the stores in line with `wanted`: the live bans without those that are masked.
+
+    is_settled  tells whether a ban found in a store is one that ended, or is exempt: a recorded cause to remove it; of
+                a store that is newer than the ledger only that very network's own end counts
+    adopt       policy's decision on a ban found in a store and unknown to the ledger; None while policy cannot decide:
+                then such bans are left as they are
+    room        how many bans may be adopted because a person (or fail2ban, from a log) put them there: the brake. The
+                others are left as they are. What another ledger wrote is not braked: it is not news.
+    forced      nothing is braked, and whatever is gone where a wish can be is a wish
+    """
+    changes: list[Change] = []
+    unbanned = {view.name: _wishes(view, wanted, now, forced=forced) for view in views}
+    everything = dict(wanted)
+    for view in views:
+        for network in unbanned[view.name]:
+            everything.pop(network, None)
+            changes.append(Change(view.name, Action.UNBAN, network, f"taken out of {view.name}"))
+    braked = 0
+    adopted: dict[str, Sequence[Ban]] = {}
+    undecided: dict[str, Set[Network]] = {}
+    for view in views:
+        # What lay in a network that somebody has just ended is looked at in the next pass, by its own time.
+        known = NetworkSet([*wanted, *everything])
+        left = sys.maxsize if forced else room - braked
+        adopted[view.name], undecided[view.name] = _finds(view, known, is_settled, adopt, left)
+        braked += len(adopted[view.name]) if _is_persons(view) else 0
+        everything.update((ban.network, ban) for ban in adopted[view.name])
+        changes += [Change(view.name, Action.ADOPT, ban.network, ban.reason, ban.until) for ban in adopted[view.name]]
+    summaries: dict[str, StoreSummary] = {}
+    for view in views:
+        fitted = fit(everything, view.capabilities)
+        changes += differences(view, fitted, NetworkSet(everything), now, undecided[view.name])
+        summaries[view.name] = _summary(view, len(fitted))
+    plan = Plan(changes=tuple(changes), stores=summaries)
+    return Outcome(plan=plan, braked=braked, adopted=adopted, unbanned=unbanned, undecided=undecided)
+
+
+def _wishes(view: View, wanted: Mapping[Network, Ban], now: datetime, *, forced: bool) -> Sequence[Network]:
+    """Return the bans that somebody took out of a store and meant it."""
+    if view.observation is None or not _is_persons(view):
+        return ()
+    held = NetworkSet(ban.network for ban in view.observation.bans)
+    proven = [n for n in fit(wanted, view.capabilities) if view.placements.get(n) is Placement.CONFIRMED]
+    gone = [network for network in proven if held.covering(network) is None and not _has_run_out(view, network, now)]
+    return tuple(gone) if forced or len(gone) <= max(WISHES, len(proven) // WISHES_SHARE) else ()
+
+
+def _has_run_out(view: View, network: Network, now: datetime) -> bool:
+    end = view.own_end(network) if view.capabilities.ends else None
+    return end is not None and end <= now
+
+
+def _finds(
+    view: View,
+    known: NetworkSet,
+    is_settled: Callable[[ObservedBan, bool], bool],
+    adopt: Callable[[ObservedBan, str], Decision] | None,
+    room: int,
+) -> tuple[Sequence[Ban], Set[Network]]:
+    """Return the bans to adopt from a store, and those that it holds and nobody can decide on now.
+
+    A ban of another ledger begins anew: how long that one meant it to last is not known.
+    """
+    taken: list[Ban] = []
+    undecided: set[Network] = set()
+    consulted = adopt is None or _is_persons(view) or view.is_anothers
+    for observed in view.observation.bans if view.observation is not None and consulted else ():
+        network = observed.network
+        is_ours = network in view.placements and not view.is_newer_than_ledger
+        if is_ours or known.covering(network) is not None or is_settled(observed, view.is_newer_than_ledger):
+            continue
+        if adopt is None or (_is_persons(view) and len(taken) >= room):
+            undecided.add(network)
+        elif (ban := adopt(observed._replace(since=None) if view.is_anothers else observed, view.name).ban) is not None:
+            taken.append(ban)
+    return tuple(taken), undecided
+
+
+def _is_persons(view: View) -> bool:
+    """Tell whether what differs in a store is a person's doing, and means something there."""
+    return view.token is TokenState.CURRENT and view.external is External.ADOPT
+
+
+def _summary(view: View, desired: int) -> StoreSummary:
+    seen = view.observation
+    return StoreSummary(
+        reachable=seen is not None,
+        enforcing=seen.enforcing if seen is not None else None,
+        desired=desired,
+        observed=len(seen.bans) if seen is not None else 0,
+        foreign=seen.foreign if seen is not None else 0,
+        problem=view.problem,
+    )
