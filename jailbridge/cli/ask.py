@@ -9,7 +9,7 @@ from typing import Any
 from jailbridge.config import Settings
 from jailbridge.daemon.answers import Answer, plan_answer
 from jailbridge.daemon.control import call
-from jailbridge.daemon.operations import Operations
+from jailbridge.daemon.operations import Operations, look_for_garbage_seldom
 from jailbridge.errors import GiveUp, ParseError
 from jailbridge.ledger import Ledger
 from jailbridge.model.network import network_text, parse_address
@@ -27,6 +27,7 @@ def ask(settings: Settings, command: str, **arguments: Any) -> Answer:
     except ConnectionError:
         pass
     _be_quiet()
+    look_for_garbage_seldom()
     with Ledger(settings.ledger.path, create=command in _FIRST) as ledger:
         if command in _WRITING:
             ledger.hold()
@@ -39,6 +40,7 @@ def restore(settings: Settings) -> dict[str, Any] | None:
     if not settings.ledger.path.exists():
         return None
     _be_quiet()
+    look_for_garbage_seldom()
     with Ledger(settings.ledger.path, create=False) as ledger:
         ledger.hold()
         operations = Operations(settings, ledger)

@@ -1,6 +1,5 @@
 """The daemon: sensor, tailer, policy, ledger and reconciler in one process. Stopping it leaves every ban in place."""
 
-import gc
 import logging
 import os
 import signal
@@ -15,7 +14,7 @@ from jailbridge.config import Settings
 from jailbridge.config.settings import HistoryDialect, SensorMode
 from jailbridge.daemon import wiring
 from jailbridge.daemon.control import ControlServer
-from jailbridge.daemon.operations import Operations, utc_now
+from jailbridge.daemon.operations import Operations, look_for_garbage_seldom, utc_now
 from jailbridge.errors import FatalError, JailBridgeError, RetryLater
 from jailbridge.history.writer import HistoryWriter
 from jailbridge.ledger import Ledger
@@ -32,12 +31,12 @@ log = logging.getLogger("jailbridge.daemon")
 
 # Lines decided on and written to the ledger at once.
 BATCH = 5000
-# Objects made between two looks for garbage in cycles (gc.set_threshold).
-GARBAGE = 50_000
 # Bans of one batch that are told one by one.
 TOLD = 100
 # Files whose next lines are read in one pass.
 FILES = 64
+# How soon it is tried again to take away what another firewall backend left.
+LEFTOVERS_S = 60.0
 # How often the stores are asked whether another got at them.
 NOTICE_S = 1.0
 # Between two batches the lock is free for so long: commands get their turn in a storm.
@@ -54,8 +53,7 @@ class Stop:
 
 def run(settings: Settings, *, sensor: bool) -> None:
     """Run until SIGTERM or SIGINT. Raises FatalError for what a person must mend."""
-    # What we keep has no cycles, and looking for some costs a third of the time in a storm: look seldom.
-    gc.set_threshold(GARBAGE, 20, 20)
+    look_for_garbage_seldom()
     with Ledger(settings.ledger.path) as ledger:
         ledger.hold()
         operations = Operations(settings, ledger)
@@ -108,7 +106,7 @@ class Engine:
         self._heard = operations.ledger.last_change
         self._read_to: Mapping[str, TailPosition] = {}
         self._due = self._notice_at = 0.0
-        self._left_over = operations.settings.policy.enforce
+        self._leftovers_at = 0.0 if operations.settings.policy.enforce else float("inf")
 
     def loop(self, stop: Stop, wake: threading.Event) -> None:
         """Make passes until told to stop."""
@@ -177,10 +175,15 @@ class Engine:
     def _clear_leftovers(self, plan: Plan | None) -> None:
         """Once our firewall is in force, take away what another backend left when the configuration was changed."""
         seen = plan.stores.get("firewall") if plan is not None else None
-        if self._left_over and seen is not None and seen.enforcing:
-            self._left_over = False
+        if seen is None or not seen.enforcing or time.monotonic() < self._leftovers_at:
+            return
+        try:
             for what in leftovers.clear(wiring.backend(self._operations.settings.stores.firewall)):
                 log.warning("%s was another backend's: taken away", what)
+            self._leftovers_at = float("inf")
+        except JailBridgeError as error:
+            log.warning("what another backend may have left stays for now: %s", error)
+            self._leftovers_at = time.monotonic() + LEFTOVERS_S
 
     def _notice(self) -> None:
         """Ask the stores once a second whether another got at them."""

@@ -5,9 +5,11 @@ synchronous NORMAL, since their lines can be read again; an operator's are FULL.
 """
 
 import fcntl
+import gc
 import json
 import os
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +28,7 @@ from jailbridge.ledger.rows import (
     INSERT_BAN,
     ban_row,
     seen_row,
-    to_ban,
+    to_bans,
     to_network,
     to_seconds,
     to_signed,
@@ -44,6 +46,8 @@ from jailbridge.model.network import Network, network_text, shown
 FEED_KEPT = 200_000
 # The last changes, and those of the last transaction, are kept in memory too.
 RECENT = 10_000
+# References to what only the ledger holds, as sys.getrefcount tells: the attribute's, and the call's own.
+ALONE = 2
 # A tombstone may be needed this much longer than its bans are remembered: a log's time may be off by a day.
 LATE = timedelta(days=1)
 
@@ -62,15 +66,18 @@ class Ledger:
             self.story = Story(self._db, self._reading, self._transaction)
             self.places = Places(self._db, self.id, self._reading, self._transaction)
             self.orders = Orders(self._db, partial(self._transaction, durable=True))
-        except (sqlite3.DatabaseError, ParseError, ValueError, OverflowError, TypeError):
+        except (sqlite3.DatabaseError, ParseError, ValueError, KeyError, OverflowError, TypeError):
             self._db.close()
             raise unsound(path) from None
 
     def _load(self) -> None:
+        # Asked first: what another process writes meanwhile is newer than what is read here.
+        self._version = self._one("PRAGMA data_version")
         self.id: str = self._one("SELECT value FROM meta WHERE name = 'id'")
         # The end of the feed, without a gap.
         self._recent: list[tuple[int, datetime, str, Network, str]] = []
-        self._bans = {ban.network: ban for ban in map(to_ban, self._db.execute("SELECT * FROM ban"))}
+        with _no_collecting():
+            self._bans = {ban.network: ban for ban in to_bans(self._db.execute("SELECT * FROM ban"))}
         # The prefix lengths, by IP version, that a ban or a tombstone may have: look-ups try no others.
         self._lengths: dict[int, set[int]] = {4: {32}, 6: {128}}
         self._note_lengths(self._bans)
@@ -110,16 +117,17 @@ class Ledger:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._holder = descriptor
-        # Another may have written since this one was opened.
         with self._reading():
-            self._load()
-            self.places.forget()
-            self.orders.load()
+            # Changes when another has written: https://www.sqlite.org/pragma.html#pragma_data_version
+            if self._one("PRAGMA data_version") != self._version:
+                self._load()
+                self.places.forget()
+                self.orders.load()
 
     # Bans
 
     def bans(self) -> Mapping[Network, Ban]:
-        """Return every ban that has not been ended, as it stands now; later changes make a new mapping."""
+        """Return every ban that has not been ended, as it stands now. Kept over a change, it costs that one a copy."""
         with self._lock:
             return MappingProxyType(self._bans)
 
@@ -209,8 +217,10 @@ class Ledger:
 
         Raises ParseError for a text that is no Unicode; then nothing is written.
         """
-        bans = list(bans)
-        with self._transaction(durable=durable):
+        bans, positions, story = list(bans), list(positions), list(story)
+        if not (bans or positions or merged or story):
+            return
+        with self._lock, self._changing() as changed, self._transaction(durable=durable):
             self._db.executemany(INSERT_BAN, map(ban_row, bans))
             self._db.executemany(
                 "INSERT OR REPLACE INTO position VALUES (?,?,?,?,?)",
@@ -229,10 +239,8 @@ class Ledger:
                 "UPDATE ban SET first_seen = ?, last_seen = ?, sightings = ?, ports = ? WHERE network = ?",
                 [(*seen_row(seen), network_text(network)) for network, seen in merged.items()],
             )
-            more = {network: replace(self._bans[network], seen=seen) for network, seen in merged.items()}
-            if made or more:
-                self._bans = {**self._bans, **more, **made}
-                self._note_lengths(made)
+            changed.update({network: replace(self._bans[network], seen=seen) for network, seen in merged.items()})
+            changed.update(made)
 
     def end(
         self, networks: Iterable[Network], why: EndReason, *, now: datetime, durable: bool = False
@@ -242,32 +250,31 @@ class Ledger:
         What a person ends is pardoned: its bans so far do not make the next one longer.
         """
         pardon = why in {EndReason.OPERATOR, EndReason.ALLOW, EndReason.STORE}
-        with self._transaction(durable=durable):
-            left = dict(self._bans)
-            # Networks that are named twice end once.
-            ended = [network for network in dict.fromkeys(networks) if network in left]
-            marks = json.dumps({p.path: [p.device, p.inode, p.offset] for p in self.positions().values()})
-            for network in ended:
-                text = network_text(network)
-                # The time of a natural end is the ban's own, whenever we come to notice it.
-                until = left.pop(network).until
-                when = min(until, now) if why is EndReason.EXPIRED and until is not None else now
-                self._db.execute("DELETE FROM ban WHERE network = ?", (text,))
-                self._db.execute(
-                    "INSERT INTO tombstone VALUES (?, ?, ?, ?, ?) ON CONFLICT (network) DO UPDATE SET"
+        # Networks that are named twice end once.
+        asked = dict.fromkeys(networks)
+        with self._lock:
+            if not (ended := [network for network in asked if network in self._bans]):
+                return []
+            with self._changing() as changed, self._transaction(durable=durable):
+                read = self.positions().values() if why is not EndReason.EXPIRED else ()
+                marks = json.dumps({p.path: [p.device, p.inode, p.offset] for p in read})
+                stones = []
+                for network in ended:
+                    ban = self._bans[network]
+                    # The time of a natural end is the ban's own, whenever we come to notice it.
+                    when = min(ban.until, now) if why is EndReason.EXPIRED and ban.until is not None else now
+                    logged = ban.file is not None or ban.seen is not None
+                    stone = network_text(network), when.timestamp(), why.value, int(not pardon), marks, int(logged)
+                    stones.append(stone)
+                self._db.executemany("DELETE FROM ban WHERE network = ?", [(stone[0],) for stone in stones])
+                self._db.executemany(
+                    "INSERT INTO tombstone VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (network) DO UPDATE SET"
                     " ended = excluded.ended, why = excluded.why, marks = excluded.marks,"
-                    " bans = (bans + 1) * excluded.bans",
-                    (
-                        text,
-                        when.timestamp(),
-                        why.value,
-                        int(not pardon),
-                        marks if why is not EndReason.EXPIRED else "{}",
-                    ),
+                    " bans = (bans + 1) * excluded.bans, logged = max(logged, excluded.logged)",
+                    stones,
                 )
-            self._tell(now, [("unban", network, why.value, None) for network in ended])
-            if ended:
-                self._bans = left
+                self._tell(now, [("unban", network, why.value, None) for network in ended])
+                changed.update(dict.fromkeys(ended))
         return ended
 
     def prune(self, *, now: datetime, memory: timedelta, feed_kept: int = FEED_KEPT) -> None:
@@ -345,9 +352,23 @@ class Ledger:
                 raise FatalError(f"ledger {self.path} cannot be read: {error}") from None
 
     @contextmanager
+    def _changing(self) -> Iterator[dict[Network, Ban | None]]:
+        """Take the changes that are put in (None: ended) over into memory, once the file has them."""
+        changed: dict[Network, Ban | None] = {}
+        yield changed
+        # A mapping that somebody was given must not change; whether one is still held, the references tell.
+        if changed and sys.getrefcount(self._bans) > ALONE:
+            self._bans = dict(self._bans)
+        for network, ban in changed.items():
+            if ban is None:
+                del self._bans[network]
+            else:
+                self._bans[network] = ban
+        self._note_lengths(changed)
+
+    @contextmanager
     def _transaction(self, *, durable: bool = False) -> Iterator[None]:
         with self._lock:
-            before = self._bans
             try:
                 # Cannot change inside a transaction: https://www.sqlite.org/pragma.html#pragma_synchronous
                 self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
@@ -355,7 +376,6 @@ class Ledger:
                 yield
                 self._db.execute("COMMIT")
             except BaseException as error:
-                self._bans = before
                 self.places.forget()
                 self._recent.clear()
                 if self._db.in_transaction:
@@ -365,3 +385,15 @@ class Ledger:
                 if isinstance(error, UnicodeEncodeError):
                     raise ParseError(f"{shown(error.object)} is not Unicode text: it cannot be recorded") from None
                 raise
+
+
+@contextmanager
+def _no_collecting() -> Iterator[None]:
+    """Look for no garbage meanwhile: among many new values without cycles that costs a quarter of the time."""
+    was_collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_collecting:
+            gc.enable()

@@ -15,6 +15,10 @@ from jailbridge.model.network import Network, network_text
 from jailbridge.model.plan import Placement
 from jailbridge.model.token import Token
 
+# Of a store's networks so many are named one by one; past it one statement looks through all of them.
+FEW = 500
+_STATES = {placement.value: placement for placement in Placement}
+
 
 class Places:
     """The placements of one ledger: `reading` and `writing` are the ledger's own."""
@@ -44,15 +48,28 @@ class Places:
         with self._reading():
             return MappingProxyType(self._of(store))
 
-    def attempt(self, store: str, ends: Mapping[Network, datetime | None], *, boot: str, layout: int) -> Token:
+    def attempt(
+        self,
+        store: str,
+        ends: Mapping[Network, datetime | None],
+        *,
+        boot: str,
+        layout: int,
+        removed: Collection[Network] = (),
+    ) -> Token:
         """Note that these bans are about to be written to a store; return the token to write last.
 
-        `ends`: until when the store itself is to hold each of them; None where it is told no end.
+        Until they are seen there again nothing is proven of any of them: what is cut short is nobody's wish.
+
+        ends     until when the store itself is to hold each of them; None where it is told no end
+        removed  those that are about to be taken out
         """
         with self._writing():
             placed = self._of(store)
             sequence = self._sequence() + 1
             self._db.execute("UPDATE meta SET value = ? WHERE name = 'sequence'", (str(sequence),))
+            self._db.execute("INSERT OR REPLACE INTO attempt VALUES (?, ?)", (store, sequence))
+            self._doubt(store, [*ends, *removed])
             again = [(to_seconds(ends[n]), store, network_text(n)) for n in ends if n in placed]
             self._db.executemany("UPDATE placement SET until = ? WHERE store = ? AND network = ?", again)
             new = {network: Placement.ATTEMPTED for network in ends if network not in placed}
@@ -68,7 +85,7 @@ class Places:
         with self._writing():
             placed, attempted = self._of(store), self._attempted[store]
             seen = {network for network in present if placed.get(network) is not Placement.CONFIRMED}
-            if attempted and attempted <= seen:
+            if len(attempted) > FEW and attempted <= seen:
                 # Most often all that was attempted is seen, and one statement says so.
                 states = (Placement.CONFIRMED.value, store, Placement.ATTEMPTED.value)
                 self._db.execute("UPDATE placement SET state = ? WHERE store = ? AND state = ?", states)
@@ -126,11 +143,11 @@ class Places:
             row = self._db.execute("SELECT token FROM store WHERE name = ?", (store,)).fetchone()
         return Token.parse(row[0]) if row else None
 
-    @property
-    def last_sequence(self) -> int:
-        """The last sequence number that was given out in a token."""
+    def last_sequence(self, store: str) -> int:
+        """Return the last sequence number that was given out in a token for a store; 0 where none ever was."""
         with self._reading():
-            return self._sequence()
+            row = self._db.execute("SELECT sequence FROM attempt WHERE store = ?", (store,)).fetchone()
+            return int(row[0]) if row else 0
 
     def _sequence(self) -> int:
         return int(self._db.execute("SELECT value FROM meta WHERE name = 'sequence'").fetchone()[0])
@@ -145,6 +162,6 @@ class Places:
     def _of(self, store: str) -> dict[Network, Placement]:
         if store not in self._placed:
             rows = self._db.execute("SELECT network, state FROM placement WHERE store = ?", (store,))
-            self._placed[store] = placed = {to_network(network): Placement(state) for network, state in rows}
+            self._placed[store] = placed = {to_network(network): _STATES[state] for network, state in rows}
             self._attempted[store] = {network for network, state in placed.items() if state is Placement.ATTEMPTED}
         return self._placed[store]

@@ -1,19 +1,37 @@
 """The ledger's rows and what they stand for: networks as text, times as epoch seconds, numbers with a sign. Pure."""
 
 import json
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any
 
 from jailbridge.model.ban import Ban, EndReason, Origin, ReadMark, Sightings, Tombstone
 from jailbridge.model.event import Evidence
-from jailbridge.model.network import Network, network_text, parse_network
+from jailbridge.model.network import Network, network_text, numbered, parse_network
+
+_LENGTHS = {str(length): length for length in range(129)}
+_ORIGINS = {origin.value: origin for origin in Origin}
+_EVIDENCE: dict[str | None, Evidence | None] = {None: None, **{evidence.value: evidence for evidence in Evidence}}
+# What an IPv4-mapped IPv6 address begins with (RFC 4291, 2.5.5.2): such a network is not in its normal form.
+_MAPPED = 0xFFFF
 
 
+# One object for each network, however many bans, placements and tombstones name it.
 @lru_cache(maxsize=1 << 18)
 def to_network(text: str) -> Network:
-    """Read a network that this module wrote. Raises ParseError."""
-    return parse_network(text)
+    """Read a network that this module wrote; what looks otherwise is parsed with care. Raises ParseError."""
+    address, slash, size = text.partition("/")
+    version, family, bits = (6, AF_INET6, 128) if ":" in address else (4, AF_INET, 32)
+    try:
+        start = int.from_bytes(inet_pton(family, address), "big")
+        beside = bits - _LENGTHS[size] if slash else 0
+    except (OSError, ValueError, KeyError):
+        return parse_network(text)
+    if beside < 0 or start & ((1 << beside) - 1) or (version == 6 and start >> 32 == _MAPPED):
+        return parse_network(text)
+    return numbered(version, start, bits - beside)
 
 
 def to_signed(number: int) -> int:
@@ -65,27 +83,48 @@ def seen_row(seen: Sightings | None) -> tuple[object, ...]:
     return seen.first.timestamp(), seen.last.timestamp(), seen.times, " ".join(seen.ports)
 
 
-def to_ban(row: tuple[Any, ...]) -> Ban:
-    """Read a whole row of `ban`. Raises ParseError, ValueError and others for what this module did not write."""
-    network, since, until, origin, reason, evidence, port, file, offset, line, forced, first, last, count, ports = row
-    return Ban(
-        network=to_network(network),
-        since=to_time(since),
-        until=to_time(until) if until is not None else None,
-        origin=Origin(origin),
-        reason=reason,
-        evidence=Evidence(evidence) if evidence is not None else None,
-        port=port,
-        file=file,
-        offset=offset,
-        line=line,
-        forced=bool(forced),
-        seen=Sightings(to_time(first), to_time(last), count, tuple(ports.split())) if first is not None else None,
-    )
+def to_bans(rows: Iterable[tuple[Any, ...]]) -> Iterator[Ban]:
+    """Read whole rows of `ban`; equal texts, and a row's equal times, become one object.
+
+    Raises ParseError, ValueError, KeyError and others for what this module did not write.
+    """
+    texts: dict[Any, Any] = {}
+    ports_of: dict[str, tuple[str, ...]] = {}
+    for row in rows:
+        network, since, until, origin, reason, evidence, port, file, offset, line, forced, first, last, times, ports = (
+            row
+        )
+        began, seen = to_time(since), None
+        if first is not None:
+            if (known := ports_of.get(ports)) is None:
+                known = ports_of[ports] = tuple(ports.split())
+            begin = began if first == since else to_time(first)
+            seen = Sightings(begin, begin if last == first else to_time(last), times, known)
+        yield Ban(
+            network=to_network(network),
+            since=began,
+            until=to_time(until) if until is not None else None,
+            origin=_ORIGINS[origin],
+            reason=texts.setdefault(reason, reason),
+            evidence=_EVIDENCE[evidence],
+            port=port,
+            file=texts.setdefault(file, file),
+            offset=offset,
+            line=line,
+            forced=bool(forced),
+            seen=seen,
+        )
 
 
-def to_tombstone(row: tuple[str, float, str, int, str]) -> Tombstone:
+def to_tombstone(row: tuple[str, float, str, int, str, int]) -> Tombstone:
     """Read a whole row of `tombstone`."""
-    network, ended, why, bans, marks = row
+    network, ended, why, bans, marks, logged = row
     read = {path: ReadMark(device=d, inode=i, offset=o) for path, (d, i, o) in json.loads(marks).items()}
-    return Tombstone(network=to_network(network), ended=to_time(ended), why=EndReason(why), bans=bans, marks=read)
+    return Tombstone(
+        network=to_network(network),
+        ended=to_time(ended),
+        why=EndReason(why),
+        bans=bans,
+        marks=read,
+        logged=bool(logged),
+    )

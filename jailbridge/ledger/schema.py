@@ -70,6 +70,12 @@ MIGRATIONS = (
     """
     -- until when the store itself was told to hold it; NULL where it was told no end
     ALTER TABLE placement ADD COLUMN until REAL;
+    -- the last sequence number that was given out for a store
+    CREATE TABLE attempt (store TEXT PRIMARY KEY, sequence INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    INSERT INTO attempt SELECT name, (SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'sequence')
+        FROM (SELECT name FROM store UNION SELECT store FROM placement);
+    -- whether a log line had led to the ban
+    ALTER TABLE tombstone ADD COLUMN logged INTEGER NOT NULL DEFAULT 0;
     """,
 )
 

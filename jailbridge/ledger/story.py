@@ -99,12 +99,6 @@ class Story:
         if rows:
             self._add(rows)
 
-    def tells_of(self, network: Network) -> bool:
-        """Tell whether a log line about just this network is on record."""
-        with self._reading():
-            query = "SELECT 1 FROM story WHERE network = ? AND what = 'seen' LIMIT 1"
-            return self._db.execute(query, (network_text(network),)).fetchone() is not None
-
     def of(self, network: Network) -> Sequence[Told]:
         """Return what happened to a network, to those around it and to those within it: the last TOLD, oldest first."""
         around = [network.supernet(new_prefix=length) for length in range(network.prefixlen + 1)]

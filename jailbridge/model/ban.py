@@ -96,7 +96,7 @@ class ReadMark:
 class Tombstone:
     """What stays of a network's last ban: when and why it ended, how many bans count as repeats, what had been read.
 
-    It keeps evidence from before the end from banning again.
+    It keeps evidence from before the end from banning again. `logged`: a log had led to it, or to one before it.
     """
 
     network: Network
@@ -104,6 +104,7 @@ class Tombstone:
     why: EndReason
     bans: int
     marks: Mapping[str, ReadMark] = field(default_factory=dict)
+    logged: bool = False
 
     def predates(self, when: datetime, line: LogLine | None = None) -> bool:
         """Tell whether evidence (seen at `when`, told by `line` if a log told it) lies before this end.

@@ -35,6 +35,13 @@ class _Remembering:
             self._hash = super().__hash__()
         return self._hash
 
+    def __eq__(self, other: object) -> bool:
+        # Of its own kind without a call for each part: a table of 100,000 asks that often each time it is gone through.
+        if not isinstance(other, type(self)):
+            return bool(super().__eq__(other))
+        same: bool = self.network_address._ip == other.network_address._ip and self._prefixlen == other._prefixlen  # type: ignore[attr-defined]
+        return same
+
     def text(self) -> str:
         """Return what `network_text` does."""
         if self._text is None:
@@ -158,6 +165,11 @@ class NetworkSet:
     def __contains__(self, network: Network) -> bool:
         members = self._members.get((network.version, network.prefixlen))
         return members is not None and int(network.network_address) in members
+
+    @property
+    def may_be_nested(self) -> bool:
+        """Whether its members have several sizes, so that one may lie in another."""
+        return len(self._members) > len({version for version, _ in self._members})
 
     def covering(self, network: Network, *, strictly: bool = False) -> Network | None:
         """Return the largest member that holds `network`; `strictly`: other than itself. None where none does."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 from typing import NamedTuple
 
 from jailbridge.model.network import Network
@@ -72,7 +73,7 @@ class ObservedBan(NamedTuple):
     until: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Observation:
     """One reading of a store's own part of it.
 
@@ -84,6 +85,11 @@ class Observation:
     enforcing: bool | None
     bans: tuple[ObservedBan, ...]
     foreign: int = 0
+
+    @cached_property
+    def held(self) -> Mapping[Network, ObservedBan]:
+        """The bans by their networks."""
+        return {ban.network: ban for ban in self.bans}
 
 
 class Change(NamedTuple):

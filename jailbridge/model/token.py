@@ -56,7 +56,7 @@ def token_state(
     """Judge a store's token.
 
     recorded       what the ledger last confirmed there
-    last_sequence  the last sequence number that the ledger gave out
+    last_sequence  the last sequence number that the ledger gave out for this store
     boot           this boot's id, or NO_BOOT for a store that survives a reboot: a ruleset saved before a reboot and
                    loaded after it brings back the very token that was recorded, but not its bans' counters and ends
     """

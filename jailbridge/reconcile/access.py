@@ -16,7 +16,7 @@ from jailbridge.model.network import Network, network_text
 from jailbridge.model.plan import Action, Change, Placement, Rejection
 from jailbridge.model.token import NO_BOOT, Token, TokenState, token_state
 from jailbridge.reconcile.attached import Attached
-from jailbridge.reconcile.diff import View, fit
+from jailbridge.reconcile.diff import View
 from jailbridge.reconcile.shelf import Shelf
 from jailbridge.reconcile.verdicts import Outcome
 from jailbridge.stores.protocol import Drifted, Store
@@ -44,7 +44,8 @@ class Access:
         if believing and attached.can_be_carried_to and not attached.is_due(began, patient=patient):
             return self._believed(attached)
         attached.shelf = None
-        view = self.view(attached, now, patient=patient)
+        view = replace(self.view(attached, now, patient=patient), held_before=attached.held)
+        attached.held = len(view.observation.bans) if view.observation is not None else attached.held
         attached.was_read(self._clock(), self._clock() - began, self._interval_s)
         return view
 
@@ -92,19 +93,37 @@ class Access:
             seen.token,
             recorded=recorded,
             ledger=self._ledger.id,
-            last_sequence=self._ledger.places.last_sequence,
+            last_sequence=self._ledger.places.last_sequence(store.name),
             boot=self._boot_of(store),
         )
         if state is TokenState.CURRENT and recorded is not None and recorded.layout != store.capabilities.layout:
             state = TokenState.STALE
         return replace(unseen, observation=seen, token=state, problem=backoff.problem if backoff.writing else None)
 
+    def note(self, view: View, fitted: Mapping[Network, Ban], *, judged: bool) -> View:
+        """Note what a store was seen with and without; return the view as it is then.
+
+        fitted  what it should hold
+        judged  whether verdicts were made of what it lacks: that this is gone later too means nothing then
+        """
+        if view.observation is None:
+            return view
+        seen, placed = view.observation.held, view.placements
+        present = [n for n in seen if placed.get(n) is not Placement.CONFIRMED and n in fitted]
+        unseen = [network for network in placed if network not in seen]
+        absent = [network for network in unseen if network not in fitted]
+        if present or absent:
+            self._ledger.places.confirm(view.name, present, absent, None)
+        if judged and len(unseen) > len(absent):
+            self._ledger.places.miss(view.name, unseen)
+        return replace(view, placements=self._ledger.places.of(view.name)) if present or unseen else view
+
     def settle(
         self,
         attached: Attached,
         view: View,
         changes: Iterable[Change],
-        wanted: Mapping[Network, Ban],
+        fitted: Mapping[Network, Ban],
         now: datetime,
         *,
         patient: bool = False,
@@ -112,6 +131,7 @@ class Access:
     ) -> View:
         """Apply a store's own part of the changes, read it back, note what was seen; return the new view.
 
+        fitted   what the store should hold
         patient  whether our rules may wait for their turn to be put in force again
         proving  whether the store then holds what it should and nothing else, so that its token proves a later
                  difference to be somebody's doing
@@ -127,22 +147,14 @@ class Access:
             else:
                 attached.hook_at = self._clock() + self._interval_s
         proving = proving and (turn is None or len(own) <= turn)
-        if own or (proving and view.token is not TokenState.CURRENT):
-            view = self._apply(attached, view, own[:turn], now, proving=proving)
+        if not own and (not proving or view.token is TokenState.CURRENT):
+            return view
+        view = self._apply(attached, view, own[:turn], now, proving=proving)
         if view.observation is None:
             return view
         if attached.backoff.succeeded(writing=True):
             log.info("store=%s written again", view.name)
-        seen = {ban.network for ban in view.observation.bans}
-        fitted = fit(wanted, view.capabilities)
-        present = [n for n in seen if n in fitted and view.placements.get(n) is not Placement.CONFIRMED]
-        absent = [n for n in view.placements if n not in seen and n not in fitted]
-        if present or absent:
-            self._ledger.places.confirm(view.name, present, absent, None)
-        # What a larger network there covers need not be there itself.
-        if unseen := [n for n, p in view.placements.items() if p is Placement.CONFIRMED and n not in seen]:
-            self._ledger.places.miss(view.name, unseen)
-        return replace(view, placements=self._ledger.places.of(view.name), problem=None)
+        return replace(self.note(view, fitted, judged=False), problem=None)
 
     def carry(self, attached: Attached, shelf: Shelf, desired: Mapping[Network, Ban], now: datetime) -> bool:
         """Write one turn of what waits; False where the store turned out to hold something else."""
@@ -167,11 +179,13 @@ class Access:
         attached.shelf = shelf
         return True
 
-    def shelve(self, attached: Attached, view: View, left: Outcome, desired: int) -> None:
+    def shelve(self, attached: Attached, view: View, left: Outcome, took_s: float) -> None:
         """Keep what a pass has found, or left, in a store, so that the next changes can be carried there.
 
-        `desired`: how many bans there are in all.
+        `took_s`: what the pass took, which the next reading will again.
         """
+        if attached.shelf is None:
+            attached.was_read(self._clock(), took_s, self._interval_s)
         attached.shelf = None
         if view.observation is None or attached.backoff.problem is not None:
             return
@@ -189,10 +203,10 @@ class Access:
             proven=proven,
             enforcing=view.observation.enforcing,
             foreign=view.observation.foreign,
-            bans={ban.network: ban for ban in view.observation.bans},
+            bans=dict(view.observation.held),
             placements=view.placements,
             undecided=left.undecided[view.name],
-            crowded=view.capabilities.limit is not None and desired > view.capabilities.limit,
+            crowded=view.capabilities.limit is not None and len(left.desired.bans) > view.capabilities.limit,
             waiting=waiting,
             refused={} if takes_turns else rest,
         )
@@ -239,7 +253,11 @@ class Access:
             if c.action in {Action.ADD, Action.UPDATE} and c.network is not None
         }
         token = self._ledger.places.attempt(
-            store.name, written, boot=self._boot_of(store), layout=store.capabilities.layout
+            store.name,
+            written,
+            boot=self._boot_of(store),
+            layout=store.capabilities.layout,
+            removed=[c.network for c in own if c.action is Action.REMOVE and c.network is not None],
         )
         rejections = store.apply(own, token, now, expected=expected)
         attached.write_at = self._clock() + store.capabilities.pause_s

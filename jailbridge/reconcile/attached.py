@@ -57,6 +57,7 @@ class Attached:
     write_at  when it may be written again
     hook_at   when our rules may be put in force again: with another who moves them we do not fight each second
     touch_at  when it may be read again because another touched it
+    held      how many bans the last reading found
     """
 
     store: Store
@@ -67,6 +68,7 @@ class Attached:
     write_at: float = 0.0
     hook_at: float = 0.0
     touch_at: float = 0.0
+    held: int | None = None
 
     @property
     def can_be_carried_to(self) -> bool:

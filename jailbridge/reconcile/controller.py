@@ -17,14 +17,13 @@ from jailbridge.config.settings import PolicySettings
 from jailbridge.ledger import Ledger
 from jailbridge.model.ban import Ban, Decision, EndReason
 from jailbridge.model.network import Network, NetworkIndex, NetworkSet, network_text
-from jailbridge.model.plan import Change, ObservedBan, Plan, StoreSummary
-from jailbridge.model.token import TokenState
+from jailbridge.model.plan import Change, External, ObservedBan, Plan, StoreSummary
 from jailbridge.policy.decide import Past, adopted
 from jailbridge.policy.exempt import Exemptions
 from jailbridge.reconcile.access import Access
 from jailbridge.reconcile.attached import Attached
 from jailbridge.reconcile.clearing import Clearing
-from jailbridge.reconcile.diff import Presence, View, fit, presence
+from jailbridge.reconcile.diff import Desired, Presence, View, presence
 from jailbridge.reconcile.verdicts import Outcome, outcome
 from jailbridge.stores.protocol import Drifted, Traces
 
@@ -79,7 +78,7 @@ class Controller:
         self._exemptions = exemptions
         self._clock = clock
         self._access = Access(ledger, boot, clock, interval_s)
-        self._last_exemptions = Exemptions()
+        self._last_exemptions: Exemptions | None = None
         # What the shelves are held against: the ledger up to a change of its feed, less whom these exemptions mask.
         self._desired: dict[Network, Ban] = {}
         self._index: NetworkIndex | None = None
@@ -109,7 +108,8 @@ class Controller:
 
     def plan(self, now: datetime, *, only: str | None = None, forced: bool = False) -> Plan:
         """Observe the stores and return what `reconcile` would change. Changes nothing."""
-        found = self._outcome(self._observe(now, only), now, self._exemptions(), forced=forced)
+        exemptions = self._exemptions()
+        found = self._outcome(self._observe(now, only), self._wanted(now, exemptions), now, exemptions, forced=forced)
         return self._with_traces(found.plan, now) if only is None else found.plan
 
     def presences(self, now: datetime) -> Mapping[Network, Mapping[str, Presence]]:
@@ -147,27 +147,36 @@ class Controller:
             return self._pass(now, patient=patient, believing=False, forced=forced, only=only)
 
     def _pass(self, now: datetime, *, patient: bool, believing: bool, forced: bool, only: str | None) -> Plan:
+        began = self._clock()
         views = [self._access.look(a, now, patient=patient, believing=believing) for a in self._chosen(only)]
         # A pass that is cut short is made again: until it is over, nothing can be carried.
         self._heard = -1
         # Those of one moment, or what came in between would never be noticed.
         exemptions = self._exemptions()
-        first = self._outcome(views, now, exemptions, forced=forced)
+        first = self._outcome(views, self._wanted(now, exemptions), now, exemptions, forced=forced)
         self._take_over(first, now)
         heard = self._ledger.last_change
-        wanted = self._note_desired(now, exemptions)
-        after = [
-            self._access.settle(self._stores[view.name], view, first.plan.changes, wanted, now, patient=patient)
-            for view in views
-        ]
-        left = self._outcome(after, now, exemptions)
+        self._note_desired(first.desired, now)
+        views = [self._access.note(view, first.desired.fit(view.capabilities), judged=True) for view in views]
+        after = [self._settled(view, first, now, patient=patient) for view in views]
+        is_as_before = all(view.observation is seen.observation for view, seen in zip(after, views, strict=True))
+        is_done = is_as_before and not first.plan.changes
+        left = first if is_done else self._outcome(after, first.desired, now, exemptions)
         for view in after:
-            self._access.shelve(self._stores[view.name], view, left, len(wanted))
+            self._access.shelve(self._stores[view.name], view, left, self._clock() - began)
         if only is not None:
             return left.plan
-        self._clearing.clear(now)
+        if exemptions is not None:
+            self._clearing.clear(now)
         self._heard = heard
         return self._with_traces(left.plan, now)
+
+    def _settled(self, view: View, found: Outcome, now: datetime, *, patient: bool) -> View:
+        if view.is_anothers and found.undecided[view.name]:
+            # Our token would make it ours, and what nobody could decide on would be nobody's.
+            return view
+        fitted = found.desired.fit(view.capabilities)
+        return self._access.settle(self._stores[view.name], view, found.plan.changes, fitted, now, patient=patient)
 
     def carry(self, now: datetime, *, patient: bool) -> bool:
         """Carry to the stores what has changed in the ledger since, without reading them.
@@ -189,7 +198,7 @@ class Controller:
                 attached, attached.shelf, self._desired, now
             ):
                 return False
-        if self._clearing.is_due:
+        if self._clearing.is_due and self._exemptions() is not None:
             self._clearing.clear(now)
         return not due
 
@@ -217,10 +226,13 @@ class Controller:
         """
         stores = [attached for attached in self._stores.values() if attached.store.capabilities.early]
         early = [self._access.look(attached, now, patient=False, believing=False) for attached in stores]
-        if ahead := [view for view in early if view.token is TokenState.AHEAD]:
+        exemptions, waiting = self._exemptions(), set[str]()
+        if ahead := [view for view in early if view.is_newer_than_ledger]:
             # What a later ledger wrote (this one is an older backup) would be nobody's once our token stands there.
-            self._take_over(self._outcome(ahead, now, self._exemptions()), now)
-        wanted = self._wanted(now, self._exemptions())
+            found = self._outcome(ahead, self._wanted(now, exemptions), now, exemptions)
+            self._take_over(found, now)
+            waiting = {name for name, undecided in found.undecided.items() if undecided}
+        wanted = self._wanted(now, exemptions)
 
         def planned(views: Iterable[View]) -> Plan:
             # Without placements no ban is known to have ended; what then goes is covered by what comes.
@@ -228,9 +240,15 @@ class Controller:
             return outcome(wanted, blind, lambda *_: False, None, now).plan
 
         changes = planned(early).changes
-        return planned(
-            self._access.settle(self._stores[view.name], view, changes, wanted, now, proving=False) for view in early
-        )
+        after = [
+            view
+            if view.name in waiting
+            else self._access.settle(
+                self._stores[view.name], view, changes, wanted.fit(view.capabilities), now, proving=False
+            )
+            for view in early
+        ]
+        return planned(after)
 
     def _with_traces(self, plan: Plan, now: datetime) -> Plan:
         changes, summaries = self._clearing.plan(now)
@@ -252,18 +270,26 @@ class Controller:
                 log.error(what, name, len(waiting))
         self._undecided = found.undecided
 
-    def _wanted(self, now: datetime, exemptions: Exemptions | None) -> Mapping[Network, Ban]:
-        self._last_exemptions = exemptions = exemptions or self._last_exemptions
+    def _wanted(self, now: datetime, exemptions: Exemptions | None) -> Desired:
+        self._last_exemptions = exemptions = exemptions if exemptions is not None else self._last_exemptions
         if self._ledger.paused(now):
-            return {}
-        return {
-            network: ban
-            for network, ban in self._ledger.bans().items()
-            if not ban.is_over(now) and (ban.forced or exemptions.find(network) is None)
-        }
+            return Desired({})
+        live = {network: ban for network, ban in self._ledger.bans().items() if not ban.is_over(now)}
+        if exemptions is None:
+            # Nobody knows yet whom to spare: only what was in force somewhere goes on.
+            placed = set().union(*(self._ledger.places.of(name) for name in self._stores))
+            return Desired({network: ban for network, ban in live.items() if ban.forced or network in placed})
+        find = exemptions.find
+        return Desired({network: ban for network, ban in live.items() if ban.forced or find(network) is None})
 
     def _outcome(
-        self, views: Sequence[View], now: datetime, exemptions: Exemptions | None, *, forced: bool = False
+        self,
+        views: Sequence[View],
+        wanted: Desired,
+        now: datetime,
+        exemptions: Exemptions | None,
+        *,
+        forced: bool = False,
     ) -> Outcome:
         paused = self._ledger.paused(now)
 
@@ -285,23 +311,23 @@ class Controller:
             return adopted(observed, store, past, self._rules, exemptions or Exemptions(), now)
 
         room = self._brake.left() if self._brake is not None else sys.maxsize
-        wanted, may_adopt = self._wanted(now, exemptions), exemptions is not None and not paused
+        may_adopt = exemptions is not None and not paused
         return outcome(
             wanted, views, is_settled, adopt if may_adopt else None, now, room=room, forced=forced and may_adopt
         )
 
-    def _note_desired(self, now: datetime, exemptions: Exemptions | None) -> Mapping[Network, Ban]:
+    def _note_desired(self, desired: Desired, now: datetime) -> None:
         """Begin anew what changes are carried against."""
-        self._desired = dict(self._wanted(now, exemptions))
-        self._index = None
+        if self._desired.keys() != desired.bans.keys():
+            self._index = None
+        self._desired = dict(desired.bans)
         self._masks, self._was_paused = self._last_exemptions, self._ledger.paused(now)
-        return dict(self._desired)
 
     def _hear(self, now: datetime) -> bool:
         """Take note of the ledger's changes; tell whether each of them can be carried by itself."""
         exemptions = self._exemptions() or self._last_exemptions
         paused = self._ledger.paused(now)
-        if self._heard < 0 or exemptions != self._masks or paused != self._was_paused:
+        if self._heard < 0 or exemptions is None or exemptions != self._masks or paused != self._was_paused:
             return False
         if paused:
             self._heard = self._ledger.last_change
@@ -315,7 +341,6 @@ class Controller:
                 return False
             for sequence, _, what, network, _ in news:
                 self._heard = sequence
-                self._clearing.is_due = self._clearing.is_due or what == "unban"
                 ban = bans.get(network)
                 index.add(network)
                 is_alone = index.is_alone(network)
@@ -327,21 +352,29 @@ class Controller:
                 if not is_alone:
                     self._heard = -1
                     return False
-                for attached in self._stores.values():
-                    if attached.shelf is not None:
-                        attached.shelf.expect(network)
+                self._expect(network, is_change=what == "change")
         return True
+
+    def _expect(self, network: Network, *, is_change: bool) -> None:
+        for attached in self._stores.values():
+            if attached.shelf is not None:
+                attached.shelf.expect(network)
+            if is_change and attached.external is External.ADOPT:
+                # What was seen there of the ban as it was proves nothing now: it must be seen again.
+                attached.was_touched(self._clock())
 
     def _chosen(self, only: str | None) -> list[Attached]:
         return [attached for name, attached in self._stores.items() if only in {None, name}]
 
     def _observe(self, now: datetime, only: str | None = None) -> list[View]:
         """Look on, which is not the reading that is due."""
+        # What another has touched is not to be forgotten because it was looked at.
+        self.notice()
         return [self._access.view(attached, now, patient=False, noted=False) for attached in self._chosen(only)]
 
 
-def _column(view: View, wanted: Mapping[Network, Ban], always: Presence | None) -> Callable[[Network], Presence]:
+def _column(view: View, wanted: Desired, always: Presence | None) -> Callable[[Network], Presence]:
     if always is not None or view.observation is None:
         return lambda _: always or Presence.UNREACHABLE
-    fitted, held = fit(wanted, view.capabilities), NetworkSet(ban.network for ban in view.observation.bans)
+    fitted, held = wanted.fit(view.capabilities), NetworkSet(view.observation.held)
     return lambda network: presence(network, fitted, held)

@@ -23,11 +23,12 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 from heapq import nlargest
 from math import inf
 
 from jailbridge.model.ban import Ban
-from jailbridge.model.network import Network, NetworkSet, maximal
+from jailbridge.model.network import Network, NetworkSet
 from jailbridge.model.plan import Action, Capabilities, Change, External, Observation, Placement
 from jailbridge.model.token import TokenState
 
@@ -40,7 +41,8 @@ END_TOLERANCE = timedelta(seconds=30)
 class View:
     """One store as the planner sees it; `observation` None is a store out of reach, `problem` says why.
 
-    own_end  tells what end of its own a store that keeps ends was last given for a ban, None for none
+    own_end      tells what end of its own a store that keeps ends was last given for a ban, None for none
+    held_before  how many bans the reading before this one found, None where there was none
     """
 
     name: str
@@ -50,6 +52,7 @@ class View:
     problem: str | None = None
     placements: Mapping[Network, Placement]
     own_end: Callable[[Network], datetime | None] = lambda _: None
+    held_before: int | None = None
     token: TokenState = TokenState.ABSENT
     ever_written: bool = True
 
@@ -75,15 +78,41 @@ class Presence(StrEnum):
     DISABLED = "disabled"
 
 
-def fit(wanted: Mapping[Network, Ban], capabilities: Capabilities) -> Mapping[Network, Ban]:
-    """Return what a store should hold of what is wanted: if it can't hold all, the maximal networks, the longest bans.
+class Desired:
+    """The bans that are wanted, and what is worked out from them once for all stores."""
 
-    What is left out does not depend on any order.
-    """
-    fitted = dict(wanted) if capabilities.overlaps else {network: wanted[network] for network in maximal(wanted)}
-    if capabilities.limit is not None and len(fitted) > capabilities.limit:
-        fitted = {ban.network: ban for ban in nlargest(capabilities.limit, fitted.values(), key=rank)}
-    return fitted
+    def __init__(self, bans: Mapping[Network, Ban]) -> None:
+        self.bans = bans
+        self._fitted: dict[tuple[bool, int | None], Mapping[Network, Ban]] = {}
+
+    @cached_property
+    def index(self) -> NetworkSet:
+        """Their networks."""
+        return NetworkSet(self.bans)
+
+    def fit(self, capabilities: Capabilities) -> Mapping[Network, Ban]:
+        """Return what a store should hold: if it can't hold all, the maximal networks, the longest bans.
+
+        What is left out does not depend on any order.
+        """
+        shape = capabilities.overlaps, capabilities.limit
+        if shape not in self._fitted:
+            self._fitted[shape] = self._fit(*shape)
+        return self._fitted[shape]
+
+    def _fit(self, overlaps: bool, limit: int | None) -> Mapping[Network, Ban]:
+        fitted = self.bans
+        if not overlaps and self.index.may_be_nested:
+            alone = (n for n in fitted if self.index.covering(n, strictly=True) is None)
+            fitted = {network: fitted[network] for network in alone}
+        if limit is not None and len(fitted) > limit:
+            fitted = {ban.network: ban for ban in nlargest(limit, fitted.values(), key=rank)}
+        return fitted
+
+
+def fit(wanted: Mapping[Network, Ban], capabilities: Capabilities) -> Mapping[Network, Ban]:
+    """Return what a store should hold of what is wanted (see `Desired.fit`)."""
+    return Desired(wanted).fit(capabilities)
 
 
 def rank(ban: Ban) -> tuple[float, ...]:
@@ -105,40 +134,38 @@ def presence(network: Network, fitted: Mapping[Network, Ban], observed: NetworkS
     return Presence.MISSING if network in fitted else Presence.UNSUPPORTED
 
 
-def differences(
-    view: View,
-    fitted: Mapping[Network, Ban],
-    everything: NetworkSet,
-    now: datetime,
-    undecided: Set[Network] = frozenset(),
-) -> Iterator[Change]:
-    """Yield what makes a store hold `fitted`, its part of `everything` that is wanted; nothing where it is unread."""
+def differences(view: View, desired: Desired, now: datetime, undecided: Set[Network] = frozenset()) -> Iterator[Change]:
+    """Yield what makes a store hold its part of what is desired; nothing where it is unread.
+
+    Where little differs little is worked out: most often nothing does, of very many.
+    """
     if view.observation is None:
         return
-    observed = {ban.network: ban for ban in view.observation.bans}
+    observed, fitted = view.observation.held, desired.fit(view.capabilities)
 
     def change(action: Action, network: Network | None, why: str, until: datetime | None = None) -> Change:
         return Change(store=view.name, action=action, network=network, why=why, until=until)
 
+    missing: list[Ban] = []
+    other_ends: list[Ban] = []
+    for network, ban in fitted.items():
+        if (present := observed.get(network)) is None:
+            missing.append(ban)
+        elif not is_armed(present.until, ban.until, view.capabilities, now):
+            other_ends.append(ban)
+    has_extra = len(observed) > len(fitted) - len(missing)
+    going = _going(view, desired, undecided) if has_extra else {}
     if view.observation.enforcing is False:
         yield change(Action.HOOK, None, "our rules are not in force")
     # Removals first: a store without overlaps must lose a host before it takes the network around it.
-    desired = NetworkSet(fitted)
-    staying: list[Network] = []
-    for network in observed:
-        cause = _cause_to_remove(network, view, desired, everything, undecided)
-        if cause is None:
-            staying.append(network)
-        else:
-            yield change(Action.REMOVE, network, cause)
-    held = NetworkSet(staying)
-    for network, wanted in fitted.items():
-        present = observed.get(network)
-        if present is not None:
-            if not is_armed(present.until, wanted.until, view.capabilities, now):
-                yield change(Action.UPDATE, network, "its end differs", wanted.until)
-        elif held.covering(network) is None:
-            yield change(Action.ADD, network, _cause_to_add(network, view, wanted), wanted.until)
+    for network, cause in going.items():
+        yield change(Action.REMOVE, network, cause)
+    for ban in other_ends:
+        yield change(Action.UPDATE, ban.network, "its end differs", ban.until)
+    staying = NetworkSet(network for network in observed if network not in going) if missing else NetworkSet()
+    for ban in missing:
+        if staying.covering(ban.network) is None:
+            yield change(Action.ADD, ban.network, _cause_to_add(ban.network, view, ban), ban.until)
 
 
 def _cause_to_add(network: Network, view: View, wanted: Ban) -> str:
@@ -149,6 +176,15 @@ def _cause_to_add(network: Network, view: View, wanted: Ban) -> str:
     return "lost there"
 
 
+def _going(view: View, desired: Desired, undecided: Set[Network]) -> Mapping[Network, str]:
+    """Return what a store should not hold, and why."""
+    fitted = desired.fit(view.capabilities)
+    extra = [network for network in view.observation.held if network not in fitted] if view.observation else []
+    share = desired.index if fitted is desired.bans else NetworkSet(fitted)
+    causes = ((network, _cause_to_remove(network, view, share, desired.index, undecided)) for network in extra)
+    return {network: cause for network, cause in causes if cause is not None}
+
+
 def _cause_to_remove(
     network: Network,
     view: View,
@@ -157,8 +193,6 @@ def _cause_to_remove(
     undecided: Set[Network],
 ) -> str | None:
     known = network in view.placements
-    if network in desired:
-        return None
     if desired.covering(network) is not None:
         return "covered" if known or not view.capabilities.overlaps else None
     if everything.covering(network) is not None:

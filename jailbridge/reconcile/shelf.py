@@ -12,9 +12,9 @@ from heapq import heapify, heapreplace
 from itertools import islice
 
 from jailbridge.model.ban import Ban
-from jailbridge.model.network import Network, NetworkSet
+from jailbridge.model.network import Network
 from jailbridge.model.plan import Action, Capabilities, Change, External, Observation, ObservedBan, Placement, Rejection
-from jailbridge.reconcile.diff import View, differences, fit, is_armed, rank
+from jailbridge.reconcile.diff import Desired, View, differences, is_armed, rank
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,8 +71,7 @@ class Shelf:
             yield from self._crowded(news, wanted)
         else:
             # Which ones it should hold depends on all of them.
-            fitted = fit(wanted, self.capabilities)
-            yield from differences(self._view, fitted, NetworkSet(wanted), now, self.undecided)
+            yield from differences(self._view, Desired(wanted), now, self.undecided)
 
     def turn(self, wanted: Mapping[Network, Ban], now: datetime) -> list[Change]:
         """Take out of the waiting as many as the store takes at once; return their changes, removals first."""

@@ -20,7 +20,7 @@ from jailbridge.model.ban import Ban, Decision
 from jailbridge.model.network import Network, NetworkSet
 from jailbridge.model.plan import Action, Change, External, ObservedBan, Placement, Plan, StoreSummary
 from jailbridge.model.token import TokenState
-from jailbridge.reconcile.diff import View, differences, fit
+from jailbridge.reconcile.diff import Desired, View, differences
 
 # Of what a store held so many bans may be taken out at once by a person; more is an accident.
 WISHES, WISHES_SHARE = 3, 10
@@ -34,9 +34,11 @@ class Outcome:
     unbanned   the bans that `unban` changes end there
     undecided  what a store holds and nobody can decide on now
     braked     how many of the adopted ones use up the brake's room
+    desired    what is wanted once the verdicts are carried out
     """
 
     plan: Plan
+    desired: Desired
     braked: int
     adopted: Mapping[str, Sequence[Ban]]
     unbanned: Mapping[str, Sequence[Network]]
@@ -44,7 +46,7 @@ class Outcome:
 
 
 def outcome(
-    wanted: Mapping[Network, Ban],
+    wanted: Desired,
     views: Sequence[View],
     is_settled: Callable[[ObservedBan, bool], bool],
     adopt: Callable[[ObservedBan, str], Decision] | None,
@@ -65,39 +67,44 @@ def outcome(
     """
     changes: list[Change] = []
     unbanned = {view.name: _wishes(view, wanted, now, forced=forced) for view in views}
-    everything = dict(wanted)
-    for view in views:
-        for network in unbanned[view.name]:
-            everything.pop(network, None)
-            changes.append(Change(view.name, Action.UNBAN, network, f"taken out of {view.name}"))
+    for name, networks in unbanned.items():
+        changes += [Change(name, Action.UNBAN, network, f"taken out of {name}") for network in networks]
     braked = 0
     adopted: dict[str, Sequence[Ban]] = {}
     undecided: dict[str, Set[Network]] = {}
+    # What lies in a network that somebody has just ended is looked at in the next pass, by its own time.
+    known = wanted
     for view in views:
-        # What lay in a network that somebody has just ended is looked at in the next pass, by its own time.
-        known = NetworkSet([*wanted, *everything])
         left = sys.maxsize if forced else room - braked
         adopted[view.name], undecided[view.name] = _finds(view, known, is_settled, adopt, left)
-        braked += len(adopted[view.name]) if _is_persons(view) else 0
-        everything.update((ban.network, ban) for ban in adopted[view.name])
-        changes += [Change(view.name, Action.ADOPT, ban.network, ban.reason, ban.until) for ban in adopted[view.name]]
+        if bans := adopted[view.name]:
+            known = Desired({**known.bans, **{ban.network: ban for ban in bans}})
+            braked += len(bans) if _is_persons(view) else 0
+            changes += [Change(view.name, Action.ADOPT, ban.network, ban.reason, ban.until) for ban in bans]
+    ended = {network for networks in unbanned.values() for network in networks}
+    desired = Desired({n: ban for n, ban in known.bans.items() if n not in ended}) if ended else known
     summaries: dict[str, StoreSummary] = {}
     for view in views:
-        fitted = fit(everything, view.capabilities)
-        changes += differences(view, fitted, NetworkSet(everything), now, undecided[view.name])
-        summaries[view.name] = _summary(view, len(fitted))
+        changes += differences(view, desired, now, undecided[view.name])
+        summaries[view.name] = _summary(view, len(desired.fit(view.capabilities)))
     plan = Plan(changes=tuple(changes), stores=summaries)
-    return Outcome(plan=plan, braked=braked, adopted=adopted, unbanned=unbanned, undecided=undecided)
+    return Outcome(plan=plan, desired=desired, braked=braked, adopted=adopted, unbanned=unbanned, undecided=undecided)
 
 
-def _wishes(view: View, wanted: Mapping[Network, Ban], now: datetime, *, forced: bool) -> Sequence[Network]:
+def _wishes(view: View, wanted: Desired, now: datetime, *, forced: bool) -> Sequence[Network]:
     """Return the bans that somebody took out of a store and meant it."""
     if view.observation is None or not _is_persons(view):
         return ()
-    held = NetworkSet(ban.network for ban in view.observation.bans)
-    proven = [n for n in fit(wanted, view.capabilities) if view.placements.get(n) is Placement.CONFIRMED]
-    gone = [network for network in proven if held.covering(network) is None and not _has_run_out(view, network, now)]
-    return tuple(gone) if forced or len(gone) <= max(WISHES, len(proven) // WISHES_SHARE) else ()
+    held, fitted = view.observation.held, wanted.fit(view.capabilities)
+    lacking = [n for n in fitted if n not in held and view.placements.get(n) is Placement.CONFIRMED]
+    if not lacking:
+        return ()
+    proven = [network for network in fitted if view.placements.get(network) is Placement.CONFIRMED]
+    index = NetworkSet(held)
+    gone = [n for n in lacking if index.covering(n) is None and not _has_run_out(view, n, now)]
+    # What a storm has added since the last reading makes no accident smaller.
+    before = len(proven) if view.held_before is None else min(len(proven), view.held_before)
+    return tuple(gone) if forced or len(gone) <= max(WISHES, before // WISHES_SHARE) else ()
 
 
 def _has_run_out(view: View, network: Network, now: datetime) -> bool:
@@ -107,7 +114,7 @@ def _has_run_out(view: View, network: Network, now: datetime) -> bool:
 
 def _finds(
     view: View,
-    known: NetworkSet,
+    known: Desired,
     is_settled: Callable[[ObservedBan, bool], bool],
     adopt: Callable[[ObservedBan, str], Decision] | None,
     room: int,
@@ -121,8 +128,11 @@ def _finds(
     consulted = adopt is None or _is_persons(view) or view.is_anothers
     for observed in view.observation.bans if view.observation is not None and consulted else ():
         network = observed.network
-        is_ours = network in view.placements and not view.is_newer_than_ledger
-        if is_ours or known.covering(network) is not None or is_settled(observed, view.is_newer_than_ledger):
+        if network in view.placements and not view.is_newer_than_ledger:
+            continue
+        if network in known.bans or known.index.covering(network) is not None:
+            continue
+        if is_settled(observed, view.is_newer_than_ledger):
             continue
         if adopt is None or (_is_persons(view) and len(taken) >= room):
             undecided.add(network)

@@ -89,8 +89,8 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(chosen=st.lists(networks, max_size=4))
     def place(self, chosen: list[Network]) -> None:
         self.ledger.places.attempt("store", dict.fromkeys(chosen), boot="-", layout=1)
-        for network in chosen:
-            self.places.setdefault(network, Placement.ATTEMPTED)
+        # What is about to be written again is not proven until it is seen again.
+        self.places |= dict.fromkeys(chosen, Placement.ATTEMPTED)
 
     @rule(present=st.lists(networks, max_size=3), absent=st.lists(networks, max_size=3))
     def confirm(self, present: list[Network], absent: list[Network]) -> None:

@@ -1,12 +1,13 @@
 """What the ledger records, forgets, and holds on to."""
 
+import gc
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from jailbridge.errors import FatalError, ParseError
 from jailbridge.ledger import Ledger
-from jailbridge.model.ban import Ban, EndReason, Origin, ReadMark
+from jailbridge.model.ban import Ban, EndReason, Origin, ReadMark, Sightings
 from jailbridge.model.event import Evidence, TailPosition
 from jailbridge.model.network import Network, parse_network
 
@@ -98,6 +99,45 @@ def test_a_mapping_of_bans_never_changes(ledger: Ledger) -> None:
     ledger.end([net("192.0.2.7")], EndReason.OPERATOR, now=NOW)
     assert list(before) == [net("192.0.2.7")]
     assert list(ledger.bans()) == [net("192.0.2.8")]
+
+
+@pytest.mark.parametrize(
+    "look", [iter, Mapping.keys, Mapping.values, Mapping.items], ids=["iter", "keys", "values", "items"]
+)
+def test_who_goes_through_the_bans_while_they_change_sees_them_as_they_were(
+    ledger: Ledger, look: Callable[[Mapping[Network, Ban]], Iterable[object]]
+) -> None:
+    addresses = [f"192.0.2.{n}" for n in range(9)]
+    ledger.record(map(ban, addresses), now=NOW)
+    seen = 0
+    for _ in look(ledger.bans()):
+        ledger.record([ban(f"10.0.0.{seen}")], now=NOW)
+        ledger.end([net(addresses[seen])], EndReason.OPERATOR, now=NOW)
+        seen += 1
+    assert seen == len(addresses)
+    assert set(ledger.bans()) == {net(f"10.0.0.{n}") for n in range(9)}
+
+
+def test_bans_that_nobody_looks_at_are_not_copied_for_each_change(ledger: Ledger) -> None:
+    ledger.record([ban("192.0.2.7")], now=NOW)
+    kept = id(ledger._bans)
+    assert len(ledger.bans()) == 1
+    ledger.record([ban("192.0.2.8")], now=NOW)
+    ledger.record([], now=NOW, merged={net("192.0.2.8"): Sightings(NOW, NOW, 2, ("tcp/23",))})
+    ledger.end([net("192.0.2.7")], EndReason.OPERATOR, now=NOW)
+    assert id(ledger._bans) == kept
+
+
+def test_where_there_is_nothing_to_write_the_file_is_left_alone(ledger: Ledger, path: Path) -> None:
+    ledger.record([ban("192.0.2.7")], now=NOW)
+    with sqlite3.connect(path, isolation_level=None) as other:
+        # Nobody else can write now.
+        other.execute("BEGIN IMMEDIATE")
+        ledger.record([], [], now=NOW, durable=True)
+        assert ledger.end([], EndReason.EXPIRED, now=NOW) == []
+        assert ledger.end([net("192.0.2.8")], EndReason.OPERATOR, now=NOW, durable=True) == []
+        other.execute("ROLLBACK")
+    other.close()
 
 
 def test_the_largest_ban_around_a_network_covers_it(ledger: Ledger) -> None:
@@ -293,15 +333,13 @@ def test_the_feed_tells_every_change_in_order_and_can_be_read_on(path: Path) -> 
 
 
 def test_a_failed_transaction_changes_neither_file_nor_memory(path: Path) -> None:
-    def interrupted() -> Iterator[TailPosition]:
-        yield position(99)
-        raise KeyboardInterrupt
-
     with Ledger(path) as ledger:
         ledger.record([ban("192.0.2.7"), ban("192.0.2.0/24")], [position(1)], now=NOW)
         before = ledger.bans()
-        with pytest.raises(KeyboardInterrupt):
-            ledger.record([ban("192.0.2.8"), ban("192.0.0.0/16")], interrupted(), now=NOW)
+        # What was seen of a network that is not banned cannot be recorded; by then the rest has been.
+        odd = {net("10.0.0.7"): Sightings(NOW, NOW, 2, ())}
+        with pytest.raises(KeyError):
+            ledger.record([ban("192.0.2.8"), ban("192.0.0.0/16")], [position(99)], now=NOW, merged=odd)
         for _ in range(2):
             assert ledger.bans() == before
             assert ledger.covering(net("192.0.2.8")) == ban("192.0.2.0/24")
@@ -328,14 +366,14 @@ def test_a_ledger_that_fails_while_read_is_one_line(path: Path) -> None:
     with Ledger(path) as ledger:
         other = sqlite3.connect(path)
         with other:
-            for table in ("tombstone", "placement", "store", "position", "feed", "meta"):
+            for table in ("tombstone", "placement", "store", "attempt", "position", "feed", "meta"):
                 other.execute(f"DROP TABLE {table}")
         other.close()
         reads: list[Callable[[], object]] = [
             lambda: ledger.tombstone(net("192.0.2.7")),
             lambda: ledger.places.of("firewall"),
             lambda: ledger.places.token("firewall"),
-            lambda: ledger.places.last_sequence,
+            lambda: ledger.places.last_sequence("firewall"),
             lambda: ledger.last_change,
             ledger.positions,
             ledger.feed,
@@ -416,6 +454,27 @@ def test_who_comes_to_hold_a_ledger_sees_what_was_written_since_it_was_opened(pa
         early.hold()
         assert list(early.bans()) == [net("192.0.2.7")]
         assert early.covering(net("192.0.2.7")) is not None
+
+
+def test_who_comes_to_hold_a_ledger_that_nobody_wrote_since_does_not_read_it_again(path: Path) -> None:
+    with Ledger(path) as ledger:
+        ledger.record([ban("192.0.2.7")], now=NOW)
+        read = ledger.bans()[net("192.0.2.7")]
+        with Ledger(path) as reader:
+            assert len(reader.bans()) == 1
+        ledger.hold()
+        assert ledger.bans()[net("192.0.2.7")] is read
+
+
+def test_reading_leaves_the_collection_of_garbage_as_it_was(path: Path) -> None:
+    was_collecting = gc.isenabled()
+    try:
+        for collecting in (True, False):
+            (gc.enable if collecting else gc.disable)()
+            Ledger(path).close()
+            assert gc.isenabled() is collecting
+    finally:
+        (gc.enable if was_collecting else gc.disable)()
 
 
 def test_readers_in_other_threads_see_whole_transactions_only(ledger: Ledger) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from jailbridge.ledger import Ledger
-from jailbridge.model.ban import Ban, EndReason, Origin, Sighting, Sightings
-from jailbridge.model.event import LogLine
+from jailbridge.ledger.places import FEW
+from jailbridge.model.ban import Ban, EndReason, Origin, Sightings
 from jailbridge.model.network import Network, parse_network
 from jailbridge.model.plan import Placement
 from jailbridge.model.token import Token
@@ -43,7 +43,6 @@ def test_placements_go_from_attempted_to_confirmed_to_none(path: Path) -> None:
         ledger.places.attempt("firewall", dict.fromkeys([one, two]), boot="-", layout=1)
         assert ledger.places.of("firewall") == {one: Placement.ATTEMPTED, two: Placement.ATTEMPTED}
         ledger.places.confirm("firewall", [one], (), None)
-        ledger.places.attempt("firewall", dict.fromkeys([one]), boot="-", layout=1)
     with Ledger(path) as ledger:
         assert ledger.places.of("firewall") == {one: Placement.CONFIRMED, two: Placement.ATTEMPTED}
         assert ledger.places.of("hosts_deny") == {}
@@ -53,14 +52,14 @@ def test_placements_go_from_attempted_to_confirmed_to_none(path: Path) -> None:
 
 def test_tokens_count_up_over_all_stores_and_restarts_and_are_recorded_only_when_confirmed(path: Path) -> None:
     with Ledger(path) as ledger:
-        assert ledger.places.last_sequence == 0
+        assert ledger.places.last_sequence("firewall") == 0
         first = ledger.places.attempt("firewall", {}, boot="abc", layout=3)
         assert first == Token(ledger=ledger.id, boot="abc", layout=3, sequence=1)
         assert ledger.places.token("firewall") is None
         ledger.places.confirm("firewall", (), (), first)
     with Ledger(path) as ledger:
         second = ledger.places.attempt("hosts_deny", {}, boot="-", layout=1)
-        assert (second.sequence, ledger.places.last_sequence) == (2, 2)
+        assert (second.sequence, ledger.places.last_sequence("hosts_deny")) == (2, 2)
         assert ledger.places.token("firewall") == first
         assert ledger.places.token("hosts_deny") is None
 
@@ -97,14 +96,27 @@ def test_what_is_seen_again_of_a_ban_that_stands_leaves_its_placements(ledger: L
 
 def test_a_placement_that_is_undone_with_its_ban_is_as_before(ledger: Ledger) -> None:
     placed(ledger, "192.0.2.7")
-    with pytest.raises(KeyboardInterrupt):
-        ledger.record([ban("192.0.2.7")], now=NOW, story=_killed())
+    # What was seen of a network that is not banned cannot be recorded; by then the rest has been.
+    with pytest.raises(KeyError):
+        ledger.record([ban("192.0.2.7")], now=NOW, merged={net("192.0.2.8"): Sightings(NOW, NOW, 2, ())})
     assert ledger.places.of("firewall") == {net("192.0.2.7"): Placement.CONFIRMED}
 
 
-def _killed() -> Iterator[Sighting]:
-    yield from ()
-    raise KeyboardInterrupt
+@pytest.mark.parametrize("many", [3, FEW + 3])
+def test_of_few_and_of_many_those_that_are_seen_are_confirmed_and_no_others(path: Path, many: int) -> None:
+    networks = [net(f"10.0.{n >> 8}.{n & 255}") for n in range(many)]
+    with Ledger(path) as ledger:
+        ledger.places.attempt("firewall", dict.fromkeys(networks), boot="-", layout=1)
+        ledger.places.attempt("hosts_deny", dict.fromkeys(networks), boot="-", layout=1)
+        ledger.places.confirm("firewall", networks[1:], (), None)
+        ledger.places.attempt("firewall", dict.fromkeys(networks), boot="-", layout=1)
+        ledger.places.confirm("firewall", networks, (), None)
+        ledger.places.confirm("hosts_deny", networks[1:], (), None)
+        kept = [dict(ledger.places.of(store)) for store in ("firewall", "hosts_deny")]
+    assert kept[0] == dict.fromkeys(networks, Placement.CONFIRMED)
+    assert kept[1] == {**kept[0], networks[0]: Placement.ATTEMPTED}
+    with Ledger(path) as again:
+        assert [again.places.of(store) for store in ("firewall", "hosts_deny")] == kept
 
 
 def test_the_end_that_a_store_was_told_last_is_kept_however_often_it_is_told(path: Path, ledger: Ledger) -> None:
@@ -114,16 +126,37 @@ def test_the_end_that_a_store_was_told_last_is_kept_however_often_it_is_told(pat
     assert (ledger.places.own_end("firewall", one), ledger.places.own_end("firewall", two)) == (NOW + HOUR, None)
     assert ledger.places.own_end("hosts_deny", one) is None
     ledger.places.attempt("firewall", {one: NOW + 2 * HOUR}, boot="-", layout=1)
-    assert ledger.places.of("firewall")[one] is Placement.CONFIRMED
     with Ledger(path) as again:
         assert again.places.own_end("firewall", one) == NOW + 2 * HOUR
     ledger.places.confirm("firewall", (), [one], None)
     assert ledger.places.own_end("firewall", one) is None
 
 
-def test_the_story_tells_whether_a_network_was_ever_in_a_log(ledger: Ledger) -> None:
-    line = LogLine("/log", 1, 2, 0, b"scan")
-    seen = [Sighting("192.0.2.7", NOW, "scan: banned", line), Sighting("10.0.0.0/8", NOW, "scan: banned", line)]
-    ledger.record([ban("192.0.2.7"), ban("192.0.2.8"), ban("10.0.0.0/8")], now=NOW, story=seen)
-    told = [n for n in ("192.0.2.7", "192.0.2.8", "10.0.0.0/8", "10.0.0.1") if ledger.story.tells_of(net(n))]
-    assert told == ["192.0.2.7", "10.0.0.0/8"]
+def test_a_tombstone_tells_whether_a_log_had_led_to_any_of_its_bans(ledger: Ledger) -> None:
+    made = {"192.0.2.7": replace(ban("192.0.2.7"), file="/log"), "192.0.2.8": ban("192.0.2.8")}
+    ledger.record(made.values(), now=NOW)
+    ledger.end(map(net, made), EndReason.OPERATOR, now=NOW)
+    ledger.record([ban("192.0.2.7")], now=NOW)
+    ledger.end([net("192.0.2.7")], EndReason.OPERATOR, now=NOW)
+    stones = ledger.tombstones(map(net, made))
+    assert [stones[net(network)].logged for network in made] == [True, False]
+
+
+def test_each_stores_last_sequence_is_its_own(path: Path, ledger: Ledger) -> None:
+    assert ledger.places.last_sequence("firewall") == 0
+    for store in ("firewall", "hosts_deny", "firewall", "firewall"):
+        ledger.places.attempt(store, {}, boot="-", layout=1)
+    with Ledger(path) as again:
+        assert [again.places.last_sequence(store) for store in ("firewall", "hosts_deny", "fail2ban")] == [4, 2, 0]
+
+
+def test_what_is_about_to_be_written_or_taken_out_is_not_proven_until_it_is_seen_again(ledger: Ledger) -> None:
+    placed(ledger, "192.0.2.7", "192.0.2.8", "192.0.2.9")
+    ledger.places.attempt(
+        "firewall", {net("192.0.2.7"): None}, boot="-", layout=1, removed=[net("192.0.2.8"), net("192.0.2.1")]
+    )
+    assert ledger.places.of("firewall") == {
+        net("192.0.2.7"): Placement.ATTEMPTED,
+        net("192.0.2.8"): Placement.ATTEMPTED,
+        net("192.0.2.9"): Placement.CONFIRMED,
+    }

@@ -178,7 +178,7 @@ def test_exemptions_that_change_are_held_against_the_whole_ledger(world: World) 
     assert not world.carry()
     world.controller.reconcile(NOW, believing=True)
     assert world.held() == [set()] * 3
-    world.ban("192.0.2.7", "192.0.2.8")
+    world.ban("192.0.2.8")
     world.seconds += 1
     assert world.carry()
     assert world.held() == [nets("192.0.2.8")] * 3, "whom they mask stays masked"

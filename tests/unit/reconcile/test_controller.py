@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,129 +11,14 @@ import pytest
 
 from jailbridge.config.settings import PolicySettings
 from jailbridge.errors import FatalError, RetryLater
-from jailbridge.ledger import Ledger
-from jailbridge.model.ban import Ban, EndReason, Origin, Sighting
-from jailbridge.model.event import LogLine
-from jailbridge.model.network import Network, parse_network
-from jailbridge.model.plan import Action, Capabilities, Change, External, Observation, ObservedBan, Placement, Rejection
+from jailbridge.model.ban import EndReason, Origin
+from jailbridge.model.network import Network
+from jailbridge.model.plan import Action, Change, External, Placement, Rejection
 from jailbridge.model.token import NO_BOOT, Token
-from jailbridge.policy.exempt import Exemption, Exemptions
 from jailbridge.reconcile.attached import FIRST_RETRY_S, LAST_RETRY_S, Attached
 from jailbridge.reconcile.controller import Controller
 from jailbridge.reconcile.diff import Presence
-from jailbridge.stores.memory import MemoryStore
-from jailbridge.stores.protocol import Traces
-
-NOW = datetime(2026, 11, 22, 6, 30, 59, tzinfo=UTC)
-HOUR = timedelta(hours=1)
-FIREWALL = Capabilities(overlaps=False, ends=True, volatile=True, early=True)
-JAIL = Capabilities(overlaps=True, ends=False, volatile=True, early=False)
-FILE = Capabilities(overlaps=True, ends=False, volatile=False, early=False, limit=5)
-
-
-def net(text: str) -> Network:
-    return parse_network(text)
-
-
-def nets(*texts: str) -> set[Network]:
-    return {net(text) for text in texts}
-
-
-def ban(network: str, until: datetime | None = None, *, forced: bool = False) -> Ban:
-    return Ban(network=net(network), since=NOW, until=until, origin=Origin.OPERATOR, reason="test", forced=forced)
-
-
-class Failing(MemoryStore):
-    """A store whose writing fails while `broken`, and counts what is asked of it."""
-
-    def __init__(self, name: str, capabilities: Capabilities) -> None:
-        super().__init__(name, capabilities)
-        self.broken: RetryLater | FatalError | None = None
-        self.refuses: set[Network] = set()
-        self.before_apply: Callable[[], None] = lambda: None
-        self.observed = self.applied = 0
-
-    def observe(self, now: datetime) -> Observation:
-        self.observed += 1
-        return super().observe(now)
-
-    def apply(
-        self, changes: Sequence[Change], token: Token, now: datetime, *, expected: str | None = None
-    ) -> Sequence[Rejection]:
-        self.applied += 1
-        act, self.before_apply = self.before_apply, lambda: None
-        act()
-        if self.broken is not None:
-            raise self.broken
-        taken = [change for change in changes if change.network not in self.refuses]
-        super().apply(taken, token, now, expected=expected)
-        return [Rejection(change=change, why="no room") for change in changes if change.network in self.refuses]
-
-
-class World:
-    """A ledger, three stores, and the controller between them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "ledger"
-        self.ledger = Ledger(self.path)
-        self.firewall = Failing("firewall", FIREWALL)
-        self.jail = Failing("fail2ban", JAIL)
-        self.file = Failing("hosts_deny", FILE)
-        self.exemptions: Exemptions | None = Exemptions()
-        self.seconds = 0.0
-        self.boot = "b00700"
-        self.controller = self.begin()
-
-    @property
-    def stores(self) -> tuple[Failing, ...]:
-        return self.firewall, self.jail, self.file
-
-    def begin(self, *traces: Traces) -> Controller:
-        attached = [
-            Attached(store=self.firewall, external=External.REVERT),
-            Attached(store=self.jail, external=External.ADOPT),
-            Attached(store=self.file, external=External.ADOPT),
-        ]
-        return Controller(
-            self.ledger,
-            attached,
-            PolicySettings(),
-            lambda: self.exemptions,
-            self.boot,
-            lambda: self.seconds,
-            traces=traces,
-        )
-
-    def restart(self, *, reboot: bool = False) -> None:
-        self.ledger.close()
-        self.ledger = Ledger(self.path)
-        if reboot:
-            self.boot = f"{self.boot}1"
-            for store in self.stores:
-                if store.capabilities.volatile:
-                    store.lose()
-        self.controller = self.begin()
-
-    def ban(self, *bans: Ban) -> None:
-        self.ledger.record(bans, now=NOW)
-
-    def unban(self, *networks: str) -> None:
-        self.ledger.end([net(network) for network in networks], EndReason.OPERATOR, now=NOW)
-
-    def by_hand(self, store: MemoryStore, network: str, since: datetime | None = NOW + HOUR) -> None:
-        store.bans[net(network)] = ObservedBan(network=net(network), since=since)
-
-    def exempt(self, *networks: str, permanent: bool = False) -> None:
-        self.exemptions = Exemptions(
-            Exemption(network=net(network), why="test", permanent=permanent) for network in networks
-        )
-
-    def held(self) -> list[set[Network]]:
-        return [set(store.bans) for store in self.stores]
-
-    def forget_counts(self) -> None:
-        for store in self.stores:
-            store.observed = store.applied = 0
+from tests.unit.reconcile.controlled import FILE, HOUR, NOW, Failing, World, ban, net, nets
 
 
 @pytest.fixture
@@ -159,13 +44,13 @@ def test_every_store_gets_every_ban_and_then_there_is_nothing_left_to_do(world: 
 
 def test_a_plan_shows_what_reconcile_does_and_changes_nothing(world: World) -> None:
     world.ban(ban("192.0.2.7"))
-    before = world.ledger.places.last_sequence
+    before = world.ledger.places.last_sequence("firewall")
     plan = world.controller.plan(NOW)
     assert [(change.store, change.action) for change in plan.changes] == [
         ("firewall", Action.ADD), ("fail2ban", Action.ADD), ("hosts_deny", Action.ADD),
     ]  # fmt: skip
     assert world.held() == [set(), set(), set()]
-    assert world.ledger.places.last_sequence == before
+    assert world.ledger.places.last_sequence("firewall") == before
     assert world.ledger.places.of("firewall") == {}
     world.controller.reconcile(NOW)
     assert world.controller.plan(NOW).changes == ()
@@ -492,12 +377,31 @@ class Marks:
 
 def seen(world: World, *networks: str) -> None:
     """Ban these because of a line of a log."""
-    line = LogLine("/log", 1, 2, 0, b"scan")
-    world.ledger.record(
-        [ban(network) for network in networks],
-        now=NOW,
-        story=[Sighting(network, NOW, "scan: banned", line) for network in networks],
-    )
+    world.ledger.record([replace(ban(network), file="/log") for network in networks], now=NOW)
+
+
+def test_a_mark_that_is_made_after_its_ban_ended_is_of_something_new(world: World) -> None:
+    marks = Marks()
+    world.controller = world.begin(marks)
+    seen(world, "192.0.2.1")
+    world.unban("192.0.2.1")
+    world.controller.reconcile(NOW)
+    marks.marked = nets("192.0.2.1")
+    assert world.controller.reconcile(NOW).agrees
+    assert marks.marked == nets("192.0.2.1"), "its line waits to be read"
+
+
+def test_while_exemptions_are_unknown_no_mark_is_taken_out(world: World) -> None:
+    marks = Marks("192.0.2.1")
+    world.controller = world.begin(marks)
+    seen(world, "192.0.2.1")
+    world.unban("192.0.2.1")
+    known, world.exemptions = world.exemptions, None
+    world.controller.reconcile(NOW)
+    assert marks.marked
+    world.exemptions = known
+    assert world.controller.reconcile(NOW).agrees
+    assert not marks.marked
 
 
 def test_marks_of_bans_that_ended_are_taken_out_and_no_others(world: World) -> None:

@@ -11,7 +11,7 @@ from jailbridge.model.ban import Ban, Decision, Origin
 from jailbridge.model.network import Network, NetworkSet, network_text, parse_network
 from jailbridge.model.plan import Capabilities, External, Observation, ObservedBan, Placement
 from jailbridge.model.token import TokenState
-from jailbridge.reconcile.diff import END_TOLERANCE, Presence, View, fit, presence
+from jailbridge.reconcile.diff import END_TOLERANCE, Desired, Presence, View, fit, presence
 from jailbridge.reconcile.verdicts import Outcome, outcome
 
 NOW = datetime(2026, 11, 22, 6, 30, 59, tzinfo=UTC)
@@ -81,7 +81,7 @@ def planned(
     room: int = 1000,
     forced: bool = False,
 ) -> Outcome:
-    return outcome(wanted, views, is_exempt, adopt, NOW, room=room, forced=forced)
+    return outcome(Desired(wanted), views, is_exempt, adopt, NOW, room=room, forced=forced)
 
 
 def steps(result: Outcome) -> list[tuple[str, str, str]]:
