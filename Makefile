@@ -10,7 +10,7 @@ help:
 	@echo 'make demo    the whole loop on real programs (root; installs what it lacks)'
 	@echo 'make test    every test (without root the end-to-end part is skipped, and says so)'
 	@echo 'make check   formatting, lint, types, direction of imports'
-	@echo 'make bench   the speed beside PortSentry and fail2ban (root, half an hour)'
+	@echo 'make bench   the speed beside PortSentry, fail2ban and the plain programs (root, over an hour)'
 	@echo 'make venv    $(BIN)/jailbridge'
 
 venv: $(VENV)/.installed
@@ -45,6 +45,7 @@ bench: dev
 	PYTHON='$(PYTHON)' packaging/prepare test
 	$(BIN)/python benchmarks/sensor.py
 	$(BIN)/python benchmarks/tailer.py
+	$(BIN)/python benchmarks/stores.py
 
 format: dev
 	$(BIN)/ruff format

@@ -13,7 +13,7 @@ from statistics import median
 _LINE = re.compile(r"^\d+ - \S+ \S+ Host: \S+/(\d+\.\d+\.\d+\.\d+) Port: \d+ (?:TCP|UDP) Blocked$", re.MULTILINE)
 _LOST = re.compile(r"\bdropped=(\d+)")
 _MATCHED = re.compile(r"^Lines: .* (\d+) matched, .*\n\[processed in ([\d.]+) sec\]$", re.MULTILINE)
-_ADDRESS = re.compile(r"\b\d+\.\d+\.\d+\.\d+\b")
+_ADDRESS = re.compile(r"[0-9a-f.:]+")
 
 Run = Mapping[str, float]
 """One run's figures by name; a name ends in its unit where it has one: `seen_%`, `cpu_s`, `peak_MiB`."""
@@ -39,7 +39,7 @@ def lost(log: str) -> int:
 
 
 def banned(rules: str, among: frozenset[str]) -> int:
-    """Return how many of these addresses a listing of firewall rules names."""
+    """Return how many of these addresses, of either family in their shortest form, a listing of a firewall names."""
     return len(among.intersection(_ADDRESS.findall(rules)))
 
 

@@ -31,6 +31,8 @@ HOST, OUTSIDE = "198.51.100.1", "198.51.100.66"
 HOST_MAC, OUTSIDE_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 FORGED = "10.0.0.0/8"
 FIRST_SOURCE = IPv4Address("10.1.0.0")
+PORT = 9
+"""Where packets are sent whose coming through is looked for: discard (RFC 863)."""
 TOOLS = {"ip": "iproute2", "nft": "nftables", "iptables": "iptables", "cc": "gcc", "nsenter": "util-linux"}
 QUIET_S, GLANCE_S, BUSY_TICKS = 2.0, 0.25, 2
 """Programs that wrote nothing for so long, and used less CPU than this between two glances, have done their work."""
@@ -99,9 +101,9 @@ class Ground:
         self._started.append(running)
         return running
 
-    def run(self, *argv: str) -> str:
+    def run(self, *argv: str, timeout_s: float = 30.0) -> str:
         """Run a program on the host to its end; return its output. Raises FatalError where it fails."""
-        return _do(*self._on_host(), *argv)
+        return _do(*self._on_host(), *argv, timeout_s=timeout_s)
 
     def log(self, name: str) -> str:
         """Return what a program has printed."""
@@ -130,10 +132,10 @@ class Ground:
         """Return the CPU time of the programs on the host so far, in seconds."""
         return self.ticks() * TICK_S
 
-    def status(self, key: str) -> float:
-        """Return the sum of one number of /proc/PID/status over the programs on the host; sizes in MiB."""
+    def status(self, key: str, file: str = "status") -> float:
+        """Return the sum of one number of /proc/PID/`file` over the programs on the host; sizes in MiB."""
         total = 0.0
-        for text in self._proc("status"):
+        for text in self._proc(file):
             value = next((line.split()[1:] for line in text.splitlines() if line.startswith(f"{key}:")), ["0"])
             total += int(value[0]) / 1024 if value[-1] == "kB" else int(value[0])
         return total
@@ -145,7 +147,29 @@ class Ground:
         lines = [line for path in paths for line in path.read_text().splitlines()]
         return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
 
+    @contextlib.contextmanager
+    def on_network(self) -> Iterator[None]:
+        """Have this thread, and what it starts, on the host's network."""
+        with _inside(self._host):
+            yield
+
+    def receiver(self) -> socket.socket:
+        """Return what takes the packets that came through to PORT, and does not wait for any."""
+        with _inside(self._host):
+            sock = socket.socket(type=socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        sock.bind((HOST, PORT))
+        return sock
+
     # The outside
+
+    def sender(self, address: str) -> socket.socket:
+        """Return what sends packets of a forged source to the host's PORT."""
+        with _inside(self._outside):
+            sock = socket.socket(type=socket.SOCK_DGRAM)
+        sock.bind((address, 0))
+        sock.connect((HOST, PORT))
+        return sock
 
     def storm(self, *, sources: int, packets: int, rate: int, ports: str, first: int = 0) -> Sent:
         """Send SYNs from this many sources, beginning with the `first`, and return when the last is sent."""
@@ -168,7 +192,9 @@ class Ground:
     @contextlib.contextmanager
     def probe(self, address: str, port: int) -> Iterator[float]:
         """Send one SYN, as connect(2) does; give the monotonic time just before it."""
-        with self._socket() as sock:
+        with _inside(self._outside):
+            sock = socket.socket()
+        with sock:
             sock.setblocking(False)
             sock.bind((address, 0))
             start = time.monotonic()
@@ -284,16 +310,18 @@ class Ground:
         (link,) = json.loads(_do("ip", "-n", self._host, "-s", "-json", "link", "show", "eth0"))
         return int(link["stats64"]["rx"]["packets"])
 
-    def _socket(self) -> socket.socket:
-        """Make a TCP socket outside: one belongs for life to the namespace in which it was made."""
-        with Path("/proc/thread-self/ns/net").open() as home, Path(f"/run/netns/{self._outside}").open() as outside:
-            if _libc.setns(outside.fileno(), _CLONE_NEWNET) != 0:
-                raise FatalError(f"setns: {os.strerror(ctypes.get_errno())}")
-            try:
-                return socket.socket()
-            finally:
-                if _libc.setns(home.fileno(), _CLONE_NEWNET) != 0:
-                    raise FatalError("this thread is left in the wrong network namespace")
+
+@contextlib.contextmanager
+def _inside(namespace: str) -> Iterator[None]:
+    """Have this thread in a network namespace: a socket belongs for life to the one in which it was made."""
+    with Path("/proc/thread-self/ns/net").open() as home, Path(f"/run/netns/{namespace}").open() as there:
+        if _libc.setns(there.fileno(), _CLONE_NEWNET) != 0:
+            raise FatalError(f"setns: {os.strerror(ctypes.get_errno())}")
+        try:
+            yield
+        finally:
+            if _libc.setns(home.fileno(), _CLONE_NEWNET) != 0:
+                raise FatalError("this thread is left in the wrong network namespace")
 
 
 def _mounts(pid: int) -> bool:

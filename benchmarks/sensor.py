@@ -5,26 +5,24 @@
 `benchmarks/README.md` tells what the rows are; `docs/benchmarks.md` what they gave.
 """
 
-import argparse
-import json
 import os
-import platform
 import random
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import figures
-from figures import Row, Run
+from figures import Run
 from ground import TICK_S, Ground, Sent, source
+from runner import Rows, Sizes, main
 
 from jailbridge import process
-from jailbridge.errors import FatalError, JailBridgeError
+from jailbridge.errors import FatalError
 
 OURS, THEIRS = "JailBridge", "PortSentry 1.2"
 PORTSENTRY = shutil.which("portsentry", path=f"{process.SEARCH_PATH}:{Path(__file__).parents[1]}/.programs/usr/sbin")
@@ -54,6 +52,10 @@ path = "{folder}/ledger.sqlite3"
 enabled = false
 [stores.fail2ban]
 enabled = false
+[stores.blocked_files]
+enabled = false
+[portsentry]
+conf = "{folder}/portsentry.conf"
 [control]
 socket = "{folder}/control.sock"
 """
@@ -75,17 +77,6 @@ BLOCK_TCP="{block}"
 KILL_ROUTE="{iptables} -w -I INPUT -s $TARGET$ -j DROP"
 SCAN_TRIGGER="0"
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
-    """How much of everything; `share` below 1 is for trying the benchmark itself."""
-
-    share: float
-
-    def of(self, number: int) -> int:
-        """Return this share of a number, at least 1."""
-        return max(1, round(number * self.share))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,7 +267,7 @@ def _peak(ground: Ground) -> float:
 # The rows
 
 
-def rows(sizes: Sizes) -> dict[str, tuple[str, dict[str, Callable[[], Run]]]]:
+def rows(sizes: Sizes) -> Rows:
     """Return every row: its name, what it asks, and how each side is run once."""
     theirs = {THEIRS: REAL} if PORTSENTRY else {}
     blockers = {f"{OURS} (portsentry)": DROP_IN, f"{OURS} (run)": WHOLE_LOOP, **theirs}
@@ -297,48 +288,7 @@ def rows(sizes: Sizes) -> dict[str, tuple[str, dict[str, Callable[[], Run]]]]:
     }
 
 
-def machine() -> dict[str, str]:
-    """Return what the figures depend on, in general words."""
-    release = platform.freedesktop_os_release()
-    return {
-        "cores": str(os.cpu_count()),
-        "kernel": platform.release().partition("-")[0],
-        "system": release.get("PRETTY_NAME", ""),
-        "python": platform.python_version(),
-        "load before": f"{os.getloadavg()[0]:.1f}",
-    }
-
-
-def main() -> None:
-    """Run the rows that are asked for, the sides of a row in turn, and print each as it is done."""
-    parser = argparse.ArgumentParser(description="Measures the sensor; needs root. Rows: see benchmarks/README.md")
-    parser.add_argument("rows", nargs="*", metavar="ROW", help="which rows (all)")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each (3)")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of every size; below 1 no figure counts (1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every run there")
-    asked = parser.parse_args()
-    known = rows(Sizes(share=asked.scale))
-    if unknown := set(asked.rows) - set(known):
-        parser.error(f"no such row: {' '.join(sorted(unknown))}; there are {' '.join(known)}")
+if __name__ == "__main__":
     if not PORTSENTRY:
         print("PortSentry 1.2 is not here, so its side is left out: packaging/prepare test unpacks it", file=sys.stderr)
-    about = machine()
-    print(", ".join(f"{key} {value}" for key, value in about.items()), end="\n\n", flush=True)
-    done = []
-    for name in asked.rows or known:
-        what, sides = known[name]
-        runs: dict[str, list[Run]] = {side: [] for side in sides}
-        for _ in range(asked.runs):
-            for side, run in sides.items():
-                runs[side].append(run())
-        done.append(Row(name=name, what=what, sides=runs))
-        print(figures.table(done[-1]), flush=True)
-        if asked.json:
-            asked.json.write_text(json.dumps({"machine": about, "rows": [asdict(row) for row in done]}, indent=1))
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except JailBridgeError as error:
-        sys.exit(f"benchmark: {error}")
+    main("Measures the sensor; needs root.", rows)

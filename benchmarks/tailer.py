@@ -5,7 +5,6 @@
 `benchmarks/README.md` tells what the rows are; `docs/benchmarks.md` what they gave.
 """
 
-import argparse
 import contextlib
 import gc
 import json
@@ -17,21 +16,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import figures
-from figures import Row, Run
+from figures import Run
 from ground import source
-from sensor import Sizes, machine
+from runner import Rows, Sizes, main
 
 from jailbridge import process
 from jailbridge.config.settings import TailSettings
 from jailbridge.daemon.run import GARBAGE
-from jailbridge.errors import FatalError, JailBridgeError, ParseError
+from jailbridge.errors import FatalError, ParseError
 from jailbridge.history.dialects import format_1, format_2
 from jailbridge.history.formats import reader
 from jailbridge.model.event import Kind, Protocol, ScanEvent, TailFormat
@@ -47,6 +45,8 @@ STOCK_FILTER = Path("/etc/fail2ban/filter.d/portsentry.conf")
 HOSTS_DENY_MAX = 10_000
 ALL_WITHIN_S = 600.0
 GLANCE_S = 0.1
+READ = "--read"
+"""The benchmark itself, as the program that reads a history and no more."""
 
 _CONFIG = """
 [sensor]
@@ -64,6 +64,10 @@ path = "{folder}/hosts.deny"
 max = {most}
 [stores.fail2ban]
 enabled = false
+[stores.blocked_files]
+enabled = false
+[portsentry]
+conf = "{folder}/portsentry.conf"
 [control]
 socket = "{folder}/control.sock"
 """
@@ -134,7 +138,7 @@ def read(sizes: Sizes, form: TailFormat, distinct: int | None, ours: bool) -> Ru
             check = [*JAILBRIDGE, "history", "check", "--format", form]
             seconds, out = finished([*check, str(history)])
             inside = seconds - finished([*check, os.devnull])[0]
-            events = json.loads(finished([sys.executable, __file__, "--read", str(history), form])[1])
+            events = json.loads(finished([sys.executable, __file__, READ, str(history), form])[1])
             accepted, tailed = events["accepted"], events["seconds"]
         if accepted != lines:
             raise FatalError(f"{accepted} of {lines} lines were read: {out[-300:]}")
@@ -159,7 +163,7 @@ def memory(sizes: Sizes, ours: bool) -> Run:
                 SPACING_S,
             )
             form = TailFormat.PORTSENTRY_1
-            own = [sys.executable, __file__, "--read", str(history), form]
+            own = [sys.executable, __file__, READ, str(history), form]
             argv = own if ours else [REGEX, str(history), filter_of(form, folder)]
             run[f"peak at {lines:,} lines_MiB"] = peak_of(argv)
     return run
@@ -334,7 +338,7 @@ def until(what: str, holds: Callable[[], bool]) -> None:
 # The rows
 
 
-def rows(sizes: Sizes) -> dict[str, tuple[str, dict[str, Callable[[], Run]]]]:
+def rows(sizes: Sizes) -> Rows:
     """Return every row: its name, what it asks, and how each side is run once."""
 
     def reading(form: TailFormat, distinct: int | None) -> dict[str, Callable[[], Run]]:
@@ -359,38 +363,8 @@ def rows(sizes: Sizes) -> dict[str, tuple[str, dict[str, Callable[[], Run]]]]:
     }
 
 
-def main() -> None:
-    """Run the rows that are asked for, the sides of a row in turn, and print each as it is done."""
-    parser = argparse.ArgumentParser(description="Measures the tailer; bursts need root. Rows: benchmarks/README.md")
-    parser.add_argument("rows", nargs="*", metavar="ROW", help="which rows (all)")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each (3)")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of every size; below 1 no figure counts (1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every run there")
-    parser.add_argument("--read", nargs=2, metavar=("FILE", "FORMAT"), help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.read:
-        return read_here(Path(asked.read[0]), TailFormat(asked.read[1]))
-    known = rows(Sizes(share=asked.scale))
-    if unknown := set(asked.rows) - set(known):
-        parser.error(f"no such row: {' '.join(sorted(unknown))}; there are {' '.join(known)}")
-    about = machine()
-    print(", ".join(f"{key} {value}" for key, value in about.items()), end="\n\n", flush=True)
-    done = []
-    for name in asked.rows or known:
-        what, sides = known[name]
-        runs: dict[str, list[Run]] = {side: [] for side in sides}
-        for _ in range(asked.runs):
-            for side, run in sides.items():
-                runs[side].append(run())
-        done.append(Row(name=name, what=what, sides=runs))
-        print(figures.table(done[-1]), flush=True)
-        if asked.json:
-            asked.json.write_text(json.dumps({"machine": about, "rows": [asdict(row) for row in done]}, indent=1))
-    return None
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except JailBridgeError as error:
-        sys.exit(f"benchmark: {error}")
+    if sys.argv[1:2] == [READ]:
+        read_here(Path(sys.argv[2]), TailFormat(sys.argv[3]))
+    else:
+        main("Measures the tailer; bursts need root.", rows)

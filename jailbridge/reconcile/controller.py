@@ -24,11 +24,14 @@ from jailbridge.reconcile.access import Access
 from jailbridge.reconcile.attached import Attached
 from jailbridge.reconcile.clearing import Clearing
 from jailbridge.reconcile.diff import Desired, Presence, View, presence
+from jailbridge.reconcile.shelf import Shelf
 from jailbridge.reconcile.verdicts import Outcome, outcome
 from jailbridge.stores.protocol import Drifted, Traces
 
 log = logging.getLogger("jailbridge.reconcile")
 
+# Who ends a ban for good, whatever another ledger made of it later.
+BY_PERSONS = frozenset({EndReason.OPERATOR, EndReason.ALLOW, EndReason.STORE})
 # Changes of the ledger taken note of at once.
 NEWS = 10_000
 
@@ -164,6 +167,7 @@ class Controller:
         left = first if is_done else self._outcome(after, first.desired, now, exemptions)
         for view in after:
             self._access.shelve(self._stores[view.name], view, left, self._clock() - began)
+            self._index_what_is_not_desired(self._stores[view.name].shelf)
         if only is not None:
             return left.plan
         if exemptions is not None:
@@ -299,7 +303,10 @@ class Controller:
             if paused and self._ledger.covering(observed.network) is not None:
                 return True
             tombstone = self._ledger.tombstone(observed.network)
-            if tombstone is None or observed.since is None or (exactly and tombstone.network != observed.network):
+            if tombstone is None or observed.since is None:
+                return False
+            # A later ledger may have banned it again since it ended by itself; what a person ended stays ended.
+            if exactly and (tombstone.network != observed.network or tombstone.why not in BY_PERSONS):
                 return False
             return tombstone.predates(observed.since)
 
@@ -322,6 +329,13 @@ class Controller:
             self._index = None
         self._desired = dict(desired.bans)
         self._masks, self._was_paused = self._last_exemptions, self._ledger.paused(now)
+
+    def _index_what_is_not_desired(self, shelf: Shelf | None) -> None:
+        """Keep the index whole: what a store holds beside has to do with what comes, too."""
+        if shelf is not None and self._index is not None:
+            for network in shelf.bans:
+                if network not in self._desired and network not in self._index:
+                    self._index.add(network)
 
     def _hear(self, now: datetime) -> bool:
         """Take note of the ledger's changes; tell whether each of them can be carried by itself."""

@@ -58,7 +58,7 @@ def outcome(
     """Return the plan that brings the stores in line with `wanted`: the live bans without those that are masked.
 
     is_settled  tells whether a ban found in a store is one that ended, or is exempt: a recorded cause to remove it; of
-                a store that is newer than the ledger only that very network's own end counts
+                a store that is newer than the ledger only what a person ended, that very network, counts
     adopt       policy's decision on a ban found in a store and unknown to the ledger; None while policy cannot decide:
                 then such bans are left as they are
     room        how many bans may be adopted because a person (or fail2ban, from a log) put them there: the brake. The

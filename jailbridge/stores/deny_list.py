@@ -9,11 +9,11 @@ which a server of the client's own tells.)
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jailbridge.model.network import Network
 from jailbridge.model.token import Token
-from jailbridge.stores.deny_file import client, client_network
+from jailbridge.stores.deny_file import NOTHING, Said, client, client_network
 
 _LINES = re.compile(rb"[^\n]*\n|[^\n]+")
 # An address has four numbers, the shortest token a dozen.
@@ -22,29 +22,41 @@ _TOKEN = re.compile(rb"\d{3}(?:\.\d{3}){7,}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenyList:
-    """A list taken apart. `token` None: it bears none. `unknown`: lines with other patterns, with their newline."""
+    """A list taken apart. `token` None: it bears none.
+
+    unknown  lines with other patterns, with their newline
+    said     its lines of one ban each, and what they say
+    """
 
     token: str | None = None
     bans: tuple[Network, ...] = ()
     unknown: tuple[bytes, ...] = ()
+    said: Said = field(default_factory=dict, repr=False)
 
 
-def read_list(content: bytes) -> DenyList:
-    """Return the parts of a list; any bytes are one."""
+def read_list(content: bytes, known: Said = NOTHING) -> DenyList:
+    """Return the parts of a list; any bytes are one. `known` is what an earlier reading found, and saves time."""
     token: str | None = None
     bans: dict[Network, None] = {}
     unknown: list[bytes] = []
+    said: dict[bytes, Network] = {}
     for line in _LINES.findall(content):
+        if (network := known.get(line)) is not None:
+            bans[network] = None
+            said[line] = network
+            continue
         words = line.split()
         if len(words) == 1 and _TOKEN.fullmatch(words[0]):
             token = _decoded(words[0])
             continue
         networks = [network for word in words if (network := client_network(word)) is not None]
-        if len(networks) == len(words):
-            bans.update(dict.fromkeys(networks))
-        else:
+        if len(networks) < len(words):
             unknown.append(line)
-    return DenyList(token=token, bans=tuple(bans), unknown=tuple(unknown))
+            continue
+        bans.update(dict.fromkeys(networks))
+        if len(networks) == 1:
+            said[line] = networks[0]
+    return DenyList(token=token, bans=tuple(bans), unknown=tuple(unknown), said=said)
 
 
 def list_text(parts: DenyList, bans: Iterable[Network], token: str) -> bytes:

@@ -20,6 +20,8 @@ from jailbridge.stores.protocol import Drifted
 
 ACTION = "jailbridge"
 PROPERTY = "token"
+# Stands for the token while a jail that bears none is filled, so that its being restarted meanwhile is seen.
+WRITING = "writing"
 TOO_WIDE = "fail2ban takes a network of size 0 for a single address"
 REMEDY = "run `jailbridge fail2ban install`, then `fail2ban-client reload`"
 # One command holds up the whole control socket: 20 addresses take 4 ms with our action, 500 ms with shell ones.
@@ -52,15 +54,18 @@ class Fail2banStore:
         Raises RetryLater: no answer, no such jail, or a jail without our action; FatalError: somebody else's socket.
         """
         with self._server() as server:
-            token = self._token(server)
+            before = self._mark(server)
             entries = self._banned(server, "--with-time")
+            # A jail that was restarted between the two questions has lost its bans: the token must not vouch for that.
+            mark = before if self._mark(server) == before else ""
         bans: dict[Network, ObservedBan] = {}
         for entry in entries:
             if (ban := parse_entry(entry)) is None:
                 _log.debug("foreign entry=%s", shown(entry))
             else:
                 bans.setdefault(ban.network, ban)
-        return Observation(token=token, enforcing=True, bans=tuple(bans.values()), foreign=len(entries) - len(bans))
+        foreign = len(entries) - len(bans)
+        return Observation(token=_token(mark), enforcing=True, bans=tuple(bans.values()), foreign=foreign)
 
     def touched(self) -> bool:
         """Tell nothing: fail2ban has no cheap question for it, so what changes there waits for the next reading."""
@@ -76,24 +81,35 @@ class Fail2banStore:
     ) -> Sequence[Rejection]:
         """Ban and unban in the jail, then set the token. A hook changes nothing: this store has none.
 
-        Raises RetryLater and FatalError as `observe` does, and Drifted.
+        Raises RetryLater and FatalError as `observe` does, and Drifted; that also where the jail is restarted
+        meanwhile, and then it bears no token.
         """
         rejections: list[Rejection] = []
         with self._server() as server:
-            if self._token(server) != expected and expected is not None:
+            mark = self._mark(server)
+            if expected is not None and _token(mark) != expected:
                 raise Drifted(f"fail2ban's jail {self._jail} is not as it was left")
+            if not mark:
+                mark = WRITING
+                self._set_mark(server, mark)
             rejections += [Rejection(change=change, why=TOO_WIDE) for change in changes if _is_everything(change)]
             for command, chunk in _chunks(self._effective(server, changes)):
                 rejections += self._send(server, command, chunk)
-            self._ask(server, "set", self._jail, "action", ACTION, PROPERTY, str(token))
+            if self._mark(server) != mark:
+                raise Drifted(f"fail2ban's jail {self._jail} was restarted while it was written")
+            self._set_mark(server, str(token))
         return rejections
 
     def _server(self) -> Fail2banSocket:
         return Fail2banSocket(self._socket, timeout_s=self._timeout_s)
 
-    def _token(self, server: Fail2banSocket) -> str | None:
-        token = self._ask(server, "get", self._jail, "action", ACTION, PROPERTY)
-        return token if isinstance(token, str) and token else None
+    def _mark(self, server: Fail2banSocket) -> str:
+        """Return what the jail bears where its token belongs: nothing, once it was restarted."""
+        mark = self._ask(server, "get", self._jail, "action", ACTION, PROPERTY)
+        return mark if isinstance(mark, str) else ""
+
+    def _set_mark(self, server: Fail2banSocket, mark: str) -> None:
+        self._ask(server, "set", self._jail, "action", ACTION, PROPERTY, mark)
 
     def _banned(self, server: Fail2banSocket, *options: str) -> list[str]:
         return _texts(self._ask(server, "get", self._jail, "banip", *options, timeout_s=LIST_TIMEOUT_S))
@@ -157,6 +173,10 @@ def parse_entry(entry: str) -> ObservedBan | None:
 
 
 _COMMANDS = {Action.ADD: "banip", Action.UPDATE: "banip", Action.REMOVE: "unbanip"}
+
+
+def _token(mark: str) -> str | None:
+    return mark if mark and mark != WRITING else None
 
 
 def _chunks(changes: Iterator[Change]) -> Iterator[tuple[str, Sequence[Change]]]:

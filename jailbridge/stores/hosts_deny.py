@@ -14,7 +14,7 @@ from jailbridge.host.wrappers import Wrappers
 from jailbridge.model.network import Network
 from jailbridge.model.plan import Action, Capabilities, Change, Observation, ObservedBan, Rejection
 from jailbridge.model.token import Token
-from jailbridge.stores.deny_file import DenyFile, put_together, take_apart
+from jailbridge.stores.deny_file import NOTHING, DenyFile, put_together, take_apart
 from jailbridge.stores.deny_list import DenyList, agreed, list_text, read_list
 from jailbridge.stores.protocol import Drifted
 from jailbridge.stores.replaced_file import ReplacedFile
@@ -36,6 +36,8 @@ class HostsDenyStore:
         self._has_list = settings.form is HostsDenyForm.FILE
         self._rule = settings.rule
         self._wrappers = wrappers or Wrappers()
+        # What the lines said when they were read last: few of them are new when they are read again.
+        self._said = self._list_said = NOTHING
         # In another form, or under another rule, all is written anew. A token takes nine digits of it.
         form = self._rule.replace("{address}", str(self._list.path)) if self._has_list else self._rule
         self.capabilities = Capabilities(
@@ -55,7 +57,7 @@ class HostsDenyStore:
         return Observation(
             token=self._token(parts, entries),
             enforcing=self._wrappers.in_use(),
-            bans=tuple(ObservedBan(network=network) for network in _held(parts, entries)),
+            bans=tuple(map(ObservedBan, _held(parts, entries))),
             foreign=parts.foreign + len(entries.unknown),
         )
 
@@ -111,7 +113,7 @@ class HostsDenyStore:
         def edit_list(content: bytes) -> bytes:
             entries = self._in_force(before, content)
             self._check(self._token(before, entries), expected)
-            return list_text(read_list(content), _changed(_held(before, entries), changes), str(token))
+            return list_text(self._list_read(content), _changed(_held(before, entries), changes), str(token))
 
         def edit_block(content: bytes) -> bytes:
             parts = self._taken_apart(content)
@@ -126,13 +128,20 @@ class HostsDenyStore:
         self._deny.rewrite(edit_block)
 
     def _taken_apart(self, content: bytes) -> DenyFile:
-        return take_apart(content, str(self._deny.path), self._rule, str(self._list.path))
+        parts = take_apart(content, str(self._deny.path), self._rule, str(self._list.path), self._said)
+        self._said = parts.said
+        return parts
 
     def _in_force(self, parts: DenyFile, listed: bytes | None = None) -> DenyList:
         """Return what the list says as far as anything reads it; `listed` is its content, if known already."""
         if not parts.refers:
             return DenyList()
-        return read_list(self._list.content() if listed is None else listed)
+        return self._list_read(self._list.content() if listed is None else listed)
+
+    def _list_read(self, content: bytes) -> DenyList:
+        entries = read_list(content, self._list_said)
+        self._list_said = entries.said
+        return entries
 
     def _token(self, parts: DenyFile, entries: DenyList) -> str | None:
         return agreed(parts.token, entries.token) if self._has_list else parts.token
@@ -143,7 +152,7 @@ class HostsDenyStore:
 
 
 def _held(parts: DenyFile, entries: DenyList) -> Iterable[Network]:
-    return dict.fromkeys((*parts.bans, *entries.bans))
+    return dict.fromkeys((*parts.said.values(), *entries.bans))
 
 
 def _changed(bans: Iterable[Network], changes: Iterable[Change]) -> Iterable[Network]:

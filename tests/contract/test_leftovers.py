@@ -1,20 +1,40 @@
 """After a change of the backend nothing of the one before goes on cutting anybody off."""
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from jailbridge import process
+from jailbridge.config import parse
 from jailbridge.config.settings import FirewallBackend, FirewallSettings
 from jailbridge.daemon import wiring
+from jailbridge.daemon.operations import Operations
+from jailbridge.daemon.run import Engine
+from jailbridge.ledger import Ledger
 from jailbridge.model.network import parse_network
 from jailbridge.model.plan import Action, Change
 from jailbridge.model.token import Token
 from jailbridge.stores import leftovers
+from jailbridge.stores.xtables_rules import CHAIN, Family
+from jailbridge.tailer.tailer import Tailer
 
 pytestmark = pytest.mark.e2e
 
+CONFIG = """
+[stores.firewall]
+backend = "nftables"
+[stores.hosts_deny]
+enabled = false
+[stores.fail2ban]
+enabled = false
+[stores.blocked_files]
+enabled = false
+[portsentry]
+conf = "/nonexistent"
+"""
 BACKENDS = (FirewallBackend.NFTABLES, FirewallBackend.IPSET, FirewallBackend.IPTABLES)
 
 
@@ -44,11 +64,70 @@ def test_only_the_present_backend_is_left(
     filled(present)
     # ipset's and iptables' rules stand in the same chain, which the present one has rewritten.
     was_rewritten = before is FirewallBackend.IPTABLES and present is FirewallBackend.IPSET
-    assert bool(leftovers.clear(present)) is (before is not present and not was_rewritten)
+    assert bool(list(leftovers.clear(present))) is (before is not present and not was_rewritten)
     left = everything()
     assert ("table inet jailbridge" in left) is (present is FirewallBackend.NFTABLES)
     assert ("create jailbridge4" in left) is (present is FirewallBackend.IPSET)
     assert (":jailbridge " in left) is (present is not FirewallBackend.NFTABLES)
     assert "203.0.113.9" in left
     assert wiring.firewall(FirewallSettings(backend=present)).observe(datetime.now(UTC)).enforcing
-    assert leftovers.clear(present) == ()
+    assert list(leftovers.clear(present)) == []
+
+
+# What stands in the comment reads like our own rule and chain, to one who splits lines.
+HOSTILE = f'two "lines"\n-A INPUT -m comment --comment {CHAIN} -j {CHAIN}\n-N {CHAIN}\n:{CHAIN} - [0:0]\nit\'s "'
+
+
+@pytest.mark.parametrize("family", Family)
+def test_a_foreign_rule_whose_comment_has_line_breaks_is_neither_ours_nor_a_hindrance(
+    own_network: Callable[[], None], family: Family
+) -> None:
+    filled(FirewallBackend.IPTABLES)
+    for chain in ("INPUT", "FORWARD"):
+        foreign = [family, "-I", chain, "-p", "tcp", "-m", "comment", "--comment", HOSTILE, "-j", "DROP"]
+        assert process.run(foreign).code == 0
+    before = process.run([family, "-S"]).out
+    assert list(leftovers.clear(FirewallBackend.NFTABLES)) == [f"the chain {CHAIN} of {one}" for one in Family]
+    after = process.run([family, "-S"]).out
+    assert after.count(HOSTILE.splitlines()[1]) == before.count(HOSTILE.splitlines()[1]) - 1 == 2
+    assert list(leftovers.clear(FirewallBackend.NFTABLES)) == []
+
+
+def test_anothers_rule_that_leads_to_our_chain_stays_and_the_chain_is_empty(own_network: Callable[[], None]) -> None:
+    filled(FirewallBackend.IPTABLES)
+    assert process.run(["iptables", "-A", "FORWARD", "-s", "203.0.113.9", "-j", CHAIN]).code == 0
+    assert list(leftovers.clear(FirewallBackend.NFTABLES)) == [f"the chain {CHAIN} of ip6tables"]
+    rules = process.run(["iptables", "-S"]).out.splitlines()
+    assert [rule for rule in rules if rule.endswith(f"-j {CHAIN}")] == [f"-A FORWARD -s 203.0.113.9/32 -j {CHAIN}"]
+    assert not [rule for rule in rules if rule.startswith(f"-A {CHAIN}")]
+
+
+def test_a_program_that_does_not_run_keeps_the_rest_for_later_and_never_ends_the_daemon(
+    own_network: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    filled(FirewallBackend.IPSET)
+    broken = tmp_path / "bin" / "ipset"
+    broken.parent.mkdir()
+    broken.write_bytes(b"\x7fELF")
+    broken.chmod(0o755)
+    monkeypatch.setattr(process, "SEARCH_PATH", f"{broken.parent}{os.pathsep}{process.SEARCH_PATH}")
+    with Ledger(tmp_path / "ledger") as ledger:
+        operations = Operations(parse(CONFIG, "test"), ledger)
+        engine = Engine(operations, Tailer([], {}, wake=lambda: None), None)
+        engine.make_pass()
+        read_again(engine, operations)
+        told = [record.message for record in caplog.records if "backend" in record.message]
+        assert told == [
+            f"the chain {CHAIN} of iptables was another backend's: taken away",
+            f"the chain {CHAIN} of ip6tables was another backend's: taken away",
+            f"what another backend may have left stays for now: {broken} cannot be started: Exec format error",
+        ]
+        broken.unlink()
+        engine._leftovers_at = 0.0
+        read_again(engine, operations)
+    assert "jailbridge" not in process.run(["ipset", "list", "-n"]).out
+
+
+def read_again(engine: Engine, operations: Operations) -> None:
+    engine._due = operations.controller._stores["firewall"].read_at = 0.0
+    engine.make_pass()

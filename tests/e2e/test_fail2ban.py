@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -18,10 +19,11 @@ from jailbridge.config.settings import Settings
 from jailbridge.definitions import install, render, write
 from jailbridge.errors import FatalError, RetryLater
 from jailbridge.model.network import Network
-from jailbridge.model.plan import Action, Change, ObservedBan
+from jailbridge.model.plan import Action, Change, ObservedBan, Rejection
 from jailbridge.model.token import Token
-from jailbridge.stores.fail2ban import CHUNK, Fail2banStore
+from jailbridge.stores.fail2ban import CHUNK, WRITING, Fail2banStore
 from jailbridge.stores.fail2ban_socket import Fail2banSocket, Refused
+from jailbridge.stores.protocol import Drifted
 
 pytestmark = pytest.mark.e2e
 
@@ -296,6 +298,51 @@ def test_a_restart_of_the_jail_drops_the_token(bridged: Server) -> None:
     store.apply([change(Action.ADD, "192.0.2.7/32")], TOKEN, now())
     bridged.client("restart", "portsentry")
     assert store.observe(now()).token is None
+
+
+class RestartedMeanwhile(Fail2banStore):
+    """Has the jail restarted at one moment of a reading or a writing: just before the list, or after the first bans."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(jail="portsentry", socket=server.socket)
+        self._server_itself = server
+
+    def _banned(self, server: Fail2banSocket, *options: str) -> list[str]:
+        self._server_itself.client("restart", "--unban", "portsentry")
+        return super()._banned(server, *options)
+
+    def _send(self, server: Fail2banSocket, command: str, chunk: Sequence[Change]) -> Iterator[Rejection]:
+        yield from super()._send(server, command, chunk)
+        self._server_itself.client("restart", "--unban", "portsentry")
+
+
+def test_a_jail_restarted_between_the_token_and_the_list_has_lost_its_bans_and_nobody_wished_it(
+    bridged: Server,
+) -> None:
+    bridged.store().apply([change(Action.ADD, "192.0.2.7")], TOKEN, now())
+    seen = RestartedMeanwhile(bridged).observe(now())
+    assert (seen.token, seen.bans) == (None, ())
+
+
+@pytest.mark.parametrize(("is_filled", "is_expected"), [(False, False), (True, False), (True, True)])
+def test_a_jail_restarted_while_it_is_written_never_bears_the_newest_token(
+    bridged: Server, *, is_filled: bool, is_expected: bool
+) -> None:
+    if is_filled:
+        bridged.store().apply([change(Action.ADD, "192.0.2.7")], TOKEN, now())
+    expected = str(TOKEN) if is_expected else None
+    newest = replace(TOKEN, sequence=8)
+    with pytest.raises(Drifted, match=r"^fail2ban's jail portsentry was restarted while it was written$"):
+        RestartedMeanwhile(bridged).apply([change(Action.ADD, "192.0.2.8")], newest, now(), expected=expected)
+    seen = bridged.store().observe(now())
+    assert (seen.token, seen.bans) == (None, ())
+
+
+def test_a_writing_that_never_ended_leaves_no_token_and_is_no_hindrance(bridged: Server) -> None:
+    bridged.client("set", "portsentry", "action", "jailbridge", "token", WRITING)
+    assert bridged.store().observe(now()).token is None
+    bridged.store().apply([change(Action.ADD, "192.0.2.7")], TOKEN, now())
+    assert bridged.store().observe(now()).token == str(TOKEN)
 
 
 def test_a_killed_server_is_out_of_reach_until_it_is_back(bridged: Server) -> None:

@@ -378,5 +378,5 @@ def same_end(one: datetime | None, other: datetime | None) -> bool:
     return one is other if one is None or other is None else abs(one - other) <= END_TOLERANCE
 
 
-ReconcileMachine.TestCase.settings = settings(max_examples=250, stateful_step_count=30, deadline=None)
+ReconcileMachine.TestCase.settings = settings(max_examples=1000, stateful_step_count=50, deadline=None)
 TestReconcile = ReconcileMachine.TestCase

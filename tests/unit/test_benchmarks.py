@@ -2,27 +2,43 @@
 
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-FIGURES = Path(__file__).parents[2] / "benchmarks" / "figures.py"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
 LINE = "1795329059 - 11/22/2026 06:30:59 Host: {0}/{0} Port: 11 TCP Blocked\n"
 
 
-@pytest.fixture(scope="module")
-def figures() -> Any:
-    spec = importlib.util.spec_from_file_location("figures", FIGURES)
+@contextmanager
+def module(name: str) -> Iterator[Any]:
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["figures"] = module  # where dataclasses looks for it
+    found = importlib.util.module_from_spec(spec)
+    sys.modules[name] = found  # where dataclasses looks for it
     try:
-        spec.loader.exec_module(module)
-        yield module
+        spec.loader.exec_module(found)
+        yield found
     finally:
-        del sys.modules["figures"]
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def figures() -> Iterator[Any]:
+    with module("figures") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def crowd() -> Iterator[Any]:
+    with module("crowd") as found:
+        yield found
 
 
 def test_only_whole_lines_of_a_history_name_a_source(figures: Any) -> None:
@@ -69,3 +85,36 @@ def test_fail2ban_regex_says_how_many_lines_it_matched_and_how_long_it_took(figu
     assert figures.matched(report) == (98, 2.25)
     with pytest.raises(ValueError, match="not what fail2ban-regex reports"):
         figures.matched("ERROR: no such filter")
+
+
+def test_a_listing_names_ipv6_networks_too_and_none_by_its_beginning(figures: Any) -> None:
+    listing = (
+        "add jailbridge6 2001:db8:1:2::/64 timeout 0\nALL: [2001:db8:1:3::]/64\nelements = { 10.1.0.1, 10.1.0.22 }"
+    )
+    wanted = {"2001:db8:1:2::", "2001:db8:1:3::", "2001:db8:1::", "10.1.0.1", "10.1.0.2"}
+    assert figures.banned(listing, frozenset(wanted)) == 3
+
+
+def test_a_crowd_is_the_same_each_time_and_mixed_as_told(crowd: Any) -> None:
+    networks = crowd.crowd(1000, NOW)
+    assert networks == crowd.crowd(1000, NOW)
+    assert len(networks) == 1000
+    assert sum(network.prefixlen == 64 for network in networks) == 150
+    ends = [until for until in networks.values() if until is not None]
+    assert len(ends) == 50
+    assert min(ends) >= NOW + timedelta(days=1)
+
+
+@pytest.mark.parametrize("load", ["nft_load", "ipset_load"])
+def test_what_others_load_names_the_whole_crowd(crowd: Any, figures: Any, load: str) -> None:
+    networks = crowd.crowd(1000, NOW)
+    names = frozenset(str(network.network_address) for network in networks)
+    assert figures.banned(getattr(crowd, load)(networks, NOW), names) == 1000
+    assert figures.banned(crowd.hosts_deny(networks), names) == 1000
+
+
+def test_the_ledgers_bans_are_those_of_the_crowd_and_of_a_history(crowd: Any, figures: Any) -> None:
+    networks = crowd.crowd(100, NOW)
+    made = list(crowd.bans(networks, NOW, "/history"))
+    assert {ban.network: ban.until for ban in made} == networks
+    assert figures.sources(made[0].line + "\n") == [str(made[0].network)[: -len("/32")]]

@@ -11,6 +11,7 @@ import pytest
 from jailbridge.config.settings import HostsDenySettings, PolicySettings
 from jailbridge.errors import RetryLater
 from jailbridge.ledger import Ledger
+from jailbridge.model.ban import EndReason
 from jailbridge.model.plan import Action, Change, External, ObservedBan, Rejection
 from jailbridge.model.token import Token
 from jailbridge.policy.exempt import Exemptions
@@ -219,6 +220,34 @@ def _killed() -> None:
 
 
 # what nobody may remove
+
+
+def test_a_ban_found_within_another_is_looked_at_again_when_that_one_ends(world: World) -> None:
+    """Also where the reading that found it changed nothing else."""
+    world.ban(ban("10.0.0.0/7"))
+    world.controller.reconcile(NOW)
+    assert world.controller.carry(NOW, patient=True)
+    world.ban(ban("192.0.2.7"))
+    assert world.controller.carry(NOW, patient=True)
+    world.by_hand(world.file, "10.0.0.0/8", since=None)
+    world.controller.reconcile(NOW)
+    world.unban("10.0.0.0/7")
+    assert not world.controller.carry(NOW, patient=True)
+    assert world.controller.reconcile(NOW, believing=True).agrees
+    assert set(world.ledger.bans()) == nets("10.0.0.0/8", "192.0.2.7")
+
+
+@pytest.mark.parametrize(("why", "is_kept"), [(EndReason.EXPIRED, True), (EndReason.OPERATOR, False)])
+def test_what_an_older_ledger_saw_running_out_is_taken_over_and_what_a_person_ended_is_not(
+    world: World, why: EndReason, is_kept: bool
+) -> None:
+    world.ban(ban("192.0.2.7"))
+    world.controller.reconcile(NOW)
+    world.ledger.end([net("192.0.2.7")], why, now=NOW + HOUR)
+    for store in world.stores:
+        store.token = of_another(world)
+    assert world.controller.reconcile(NOW + HOUR).agrees
+    assert (net("192.0.2.7") in world.ledger.bans()) is is_kept
 
 
 def of_another(world: World) -> str:

@@ -4,7 +4,7 @@ import pytest
 
 from jailbridge.errors import FatalError
 from jailbridge.model.network import Network, parse_network
-from jailbridge.stores.deny_file import BEGIN, END, client, put_together, take_apart
+from jailbridge.stores.deny_file import BEGIN, END, client, client_network, put_together, take_apart
 
 RULE = "ALL: {address}"
 TOKEN = "jb1:0123456789ab:-:1:7"
@@ -124,6 +124,56 @@ def test_the_lines_of_an_earlier_rule_are_bans_and_are_rewritten() -> None:
 )
 def test_the_token_is_the_begin_lines_first_word(head: bytes, token: str | None) -> None:
     assert take_apart(head + TAIL, "f", RULE).token == token
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("192.0.2.07", None),
+        ("192.0.2", None),
+        ("0300.0.2.7", None),
+        ("192.0.2.7]", None),
+        ("[192.0.2.7]", "192.0.2.7"),
+        ("[2001:db8:0::7]", "2001:db8::7"),
+        ("[2001:DB8::7]", "2001:db8::7"),
+        ("[2001:db8::7]/64", "2001:db8::/64"),
+        ("[2001:db8::7]/128", "2001:db8::7"),
+        ("[2001:db8::]/064", "2001:db8::/64"),
+        ("[::]/0", "::/0"),
+        ("[::]", "::"),
+        ("[::192.0.2.7]", "::c000:207"),
+        ("[::ffff:192.0.2.7]", "192.0.2.7"),
+        ("[::ffff:c000:207]", "192.0.2.7"),
+        ("[::ffff:192.0.2.0]/120", "192.0.2.0/24"),
+        ("[::ffff:0:0]/95", None),
+        ("[2001:db8::]/129", None),
+        ("[2001:db8::]/-1", None),
+        ("[2001:db8::7%lo]", None),
+        ("x2001:db8::7]", None),
+        ("[]", None),
+        ("", None),
+    ],
+)
+def test_what_is_not_quite_as_we_write_it_is_read_by_the_same_rules(text: str, network: str | None) -> None:
+    known = nets(network) if network is not None else ()
+    assert bans(b"ALL: " + text.encode() + b"\n") == known
+    assert client_network(text.encode()) == (known[0] if known else None)
+
+
+@pytest.mark.parametrize("rule", ["ALL: {address}", "sshd: {address}0", "ALL:{address} : DENY"])
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"",
+        b"ALL: 192.0.2.8\nALL: 192.0.2.7\n",
+        b"ALL: 192.0.2.7\nALL: 192.0.2.7\nsshd: 192.0.2.7\n# c\nALL: [2001:db8::7]\n",
+        b"ALL: 192.0.2.7 \\\n\nALL: /l\nALL: 192.0.2.70\nsshd: 192.0.2.70\n",
+    ],
+)
+def test_what_an_earlier_reading_found_never_changes_what_is_read(rule: str, block: bytes) -> None:
+    earlier = take_apart(HEAD + b"ALL: 192.0.2.7\nALL: 192.0.2.9\nALL: /l\nsshd: 192.0.2.70\n" + TAIL, "f", rule, "/l")
+    content = b"a\n" + HEAD + block + TAIL
+    assert take_apart(content, "f", rule, "/l", earlier.said) == take_apart(content, "f", rule, "/l")
 
 
 def test_a_file_without_marks_is_all_foreign() -> None:

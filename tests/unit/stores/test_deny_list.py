@@ -18,6 +18,14 @@ def test_what_is_written_is_read_back() -> None:
     assert (parts.token, parts.bans, parts.unknown) == (TOKEN, bans, ())
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"192.0.2.8\n192.0.2.7\n", b"192.0.2.7\n192.0.2.7\n192.0.2.7", b" 192.0.2.7\n192.0.2.7 ALL\n"]
+)
+def test_what_an_earlier_reading_found_never_changes_what_is_read(content: bytes) -> None:
+    earlier = read_list(b"192.0.2.7\n192.0.2.9\n192.0.2.7 192.0.2.8\nALL\n")
+    assert read_list(content, earlier.said) == read_list(content)
+
+
 def test_the_token_is_no_address_and_has_no_letter() -> None:
     first = list_text(read_list(b""), nets("192.0.2.7"), TOKEN).splitlines()[0]
     assert set(first) <= set(b"0123456789.")

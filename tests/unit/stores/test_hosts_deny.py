@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
+from operator import is_
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from jailbridge.config.settings import HostsDenyForm, HostsDenySettings
 from jailbridge.errors import FatalError, RetryLater
 from jailbridge.host.wrappers import Wrappers
-from jailbridge.model.network import Network, parse_network
+from jailbridge.model.network import Network, numbered, parse_network
 from jailbridge.model.plan import Action, Change
 from jailbridge.model.token import Token
 from jailbridge.stores import replaced_file
@@ -206,6 +207,27 @@ def test_ten_thousand_bans_are_written_and_read(path: Path, store: HostsDenyStor
     assert held(store) == set()
     assert path.read_bytes().startswith(FOREIGN)
     assert path.stat().st_size < 300
+
+
+@pytest.mark.parametrize("form", HostsDenyForm)
+def test_however_many_lines_there_are_only_new_ones_are_parsed_and_no_old_one_is_kept(
+    path: Path, form: HostsDenyForm
+) -> None:
+    # More than a cache would have had: a cache that is too small for a file finds none of its lines.
+    networks = [numbered(4, 10 << 24 | n, 32) for n in range(70_000)]
+    store = store_of(path, form=form)
+    store.apply([Change("hosts_deny", Action.ADD, network, "test") for network in networks], written(store), NOW)
+    first = [ban.network for ban in store.observe(NOW).bans]
+    assert first == networks
+    append(path, b"sshd: 203.0.113.9\n")
+    assert all(map(is_, first, [ban.network for ban in store.observe(NOW).bans]))
+    store.apply(adds("192.0.2.7"), written(store, 2), NOW, expected=str(written(store)))
+    again = [ban.network for ban in store.observe(NOW).bans]
+    assert all(map(is_, first, again))
+    assert again[70_000:] == [parse_network("192.0.2.7")]
+    store.apply([Change("hosts_deny", Action.REMOVE, network, "test") for network in networks], written(store, 3), NOW)
+    store.observe(NOW)
+    assert len(store._said) + len(store._list_said) == 1
 
 
 @pytest.mark.e2e
