@@ -70,7 +70,17 @@ class Places:
             self._db.execute("UPDATE meta SET value = ? WHERE name = 'sequence'", (str(sequence),))
             self._db.execute("INSERT OR REPLACE INTO attempt VALUES (?, ?)", (store, sequence))
             self._doubt(store, [*ends, *removed])
-            again = [(to_seconds(ends[n]), store, network_text(n)) for n in ends if n in placed]
+            told = {
+                to_network(network)
+                for (network,) in self._db.execute(
+                    "SELECT network FROM placement WHERE store = ? AND until IS NOT NULL", (store,)
+                )
+            }
+            again = [
+                (to_seconds(end), store, network_text(n))
+                for n, end in ends.items()
+                if (end is not None or n in told) and n in placed
+            ]
             self._db.executemany("UPDATE placement SET until = ? WHERE store = ? AND network = ?", again)
             new = {network: Placement.ATTEMPTED for network in ends if network not in placed}
             rows = [(store, network_text(n), state.value, to_seconds(ends[n])) for n, state in new.items()]
@@ -122,10 +132,14 @@ class Places:
     def _doubt(self, store: str, networks: Collection[Network]) -> None:
         placed = self._of(store)
         proven = [network for network in networks if placed.get(network) is Placement.CONFIRMED]
-        self._db.executemany(
-            "UPDATE placement SET state = ? WHERE store = ? AND network = ?",
-            [(Placement.ATTEMPTED.value, store, network_text(network)) for network in proven],
-        )
+        if len(proven) > FEW and len(proven) + len(self._attempted[store]) == len(placed):
+            # Most often of very many it is all of them, and one statement says so.
+            self._db.execute("UPDATE placement SET state = ? WHERE store = ?", (Placement.ATTEMPTED.value, store))
+        else:
+            self._db.executemany(
+                "UPDATE placement SET state = ? WHERE store = ? AND network = ?",
+                [(Placement.ATTEMPTED.value, store, network_text(network)) for network in proven],
+            )
         placed.update(dict.fromkeys(proven, Placement.ATTEMPTED))
         self._attempted[store].update(proven)
 

@@ -160,3 +160,23 @@ def test_what_is_about_to_be_written_or_taken_out_is_not_proven_until_it_is_seen
         net("192.0.2.8"): Placement.ATTEMPTED,
         net("192.0.2.9"): Placement.CONFIRMED,
     }
+
+
+def test_very_many_that_are_doubted_at_once_are_doubted_in_the_file_too(
+    path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jailbridge.ledger.places.FEW", 2)
+    networks = [f"192.0.2.{n}" for n in range(5)]
+    placed(ledger, *networks)
+    ledger.places.miss("firewall", [net(network) for network in networks[:3]])
+    ledger.places.miss("hosts_deny", [net(network) for network in networks])
+    with Ledger(path) as again:
+        states = [list(map(again.places.of(store).get, map(net, networks))) for store in ("firewall", "hosts_deny")]
+    assert states == [[Placement.ATTEMPTED] * 3 + [Placement.CONFIRMED] * 2, [Placement.ATTEMPTED] * 5]
+
+
+def test_an_end_that_a_store_is_no_longer_told_is_forgotten(ledger: Ledger) -> None:
+    one = net("192.0.2.7")
+    for end in (NOW + HOUR, None):
+        ledger.places.attempt("firewall", {one: end}, boot="-", layout=1)
+        assert ledger.places.own_end("firewall", one) == end
