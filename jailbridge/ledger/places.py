@@ -70,16 +70,11 @@ class Places:
             self._db.execute("UPDATE meta SET value = ? WHERE name = 'sequence'", (str(sequence),))
             self._db.execute("INSERT OR REPLACE INTO attempt VALUES (?, ?)", (store, sequence))
             self._doubt(store, [*ends, *removed])
-            told = {
-                to_network(network)
-                for (network,) in self._db.execute(
-                    "SELECT network FROM placement WHERE store = ? AND until IS NOT NULL", (store,)
-                )
-            }
+            told = self._told_ends(store) if len(ends) > FEW else ends
             again = [
                 (to_seconds(end), store, network_text(n))
                 for n, end in ends.items()
-                if (end is not None or n in told) and n in placed
+                if n in placed and (end is not None or n in told)
             ]
             self._db.executemany("UPDATE placement SET until = ? WHERE store = ? AND network = ?", again)
             new = {network: Placement.ATTEMPTED for network in ends if network not in placed}
@@ -88,6 +83,11 @@ class Places:
             placed.update(new)
             self._attempted[store].update(new)
         return Token(ledger=self._ledger, boot=boot, layout=layout, sequence=sequence)
+
+    def _told_ends(self, store: str) -> Collection[Network]:
+        """Return what a store was told an end for."""
+        query = "SELECT network FROM placement WHERE store = ? AND until IS NOT NULL"
+        return {to_network(network) for (network,) in self._db.execute(query, (store,))}
 
     def confirm(self, store: str, present: Iterable[Network], absent: Iterable[Network], token: Token | None) -> None:
         """Note what a store was seen with and without; `token` if it carries the one that was last given out for it."""

@@ -70,7 +70,6 @@ MIGRATIONS = (
     """
     -- until when the store itself was told to hold it; NULL where it was told no end
     ALTER TABLE placement ADD COLUMN until REAL;
-    CREATE INDEX placement_until ON placement (store, network) WHERE until IS NOT NULL;
     -- the last sequence number that was given out for a store
     CREATE TABLE attempt (store TEXT PRIMARY KEY, sequence INTEGER NOT NULL) STRICT, WITHOUT ROWID;
     INSERT INTO attempt SELECT name, (SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'sequence')
