@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from jailbridge.model.network import Network
 
 # A scanner chooses its ports: a ban names so many.
 MAX_PORTS = 32
+_TICK = timedelta(microseconds=1)
 
 
 class Origin(StrEnum):
@@ -111,8 +112,12 @@ class Tombstone:
 
         Within the same file what lies past its mark is new. All else is judged by its time, what lies before the mark
         too: a file that was cut short (logrotate's copytruncate) or whose inode was used again begins anew there.
+        A line of the second in which a ban ran out is new: its sensor does not tell of the same source again soon.
         """
-        return when <= self.ended and not (line is not None and self._is_past_mark(line))
+        if line is None:
+            return when <= self.ended
+        ended = self.ended if self.why is not EndReason.EXPIRED else self.ended.replace(microsecond=0) - _TICK
+        return when <= ended and not self._is_past_mark(line)
 
     def _is_past_mark(self, line: LogLine) -> bool:
         mark = self.marks.get(line.path)

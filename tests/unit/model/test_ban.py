@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 
@@ -54,3 +55,11 @@ def test_any_other_source_is_judged_by_time(other: LogLine | None) -> None:
 def test_a_line_of_whole_seconds_in_the_second_of_the_end_predates_it() -> None:
     assert tombstone(offset=None).predates(ENDED.replace(microsecond=0), line(5000))
     assert not tombstone(offset=None).predates(ENDED.replace(microsecond=0) + SECOND, line(0))
+
+
+@pytest.mark.parametrize("ended", [ENDED, ENDED.replace(microsecond=0)])
+def test_a_line_in_the_second_in_which_a_ban_ran_out_is_new(ended: datetime) -> None:
+    """Whoever scans on is told of once; if that were passed over nobody would notice him again."""
+    over = replace(tombstone(offset=None), ended=ended, why=EndReason.EXPIRED)
+    assert not over.predates(ended.replace(microsecond=0), line(0))
+    assert over.predates(ended.replace(microsecond=0) - SECOND, line(5000))

@@ -283,7 +283,8 @@ def test_a_ban_that_would_be_over_already_is_not_made() -> None:
 
 def test_what_was_seen_before_a_ban_ended_bans_no_more() -> None:
     past = Past(tombstone=tombstone(ended=NOW))
-    assert decision(event(time=NOW), past=past).why == "seen before its ban ended (expired)"
+    assert decision(event(time=NOW - SECOND), past=past).why == "seen before its ban ended (expired)"
+    assert decision(event(time=NOW), past=past).ban is not None, "whoever scans on in that second is told of once"
     assert decision(event(time=NOW - MINUTE), past=past, evidence=HANDSHAKE).ban is None
     assert decision(event(), past=Past(tombstone=tombstone(ended=NOW - SECOND))).ban is not None
 
