@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -379,4 +380,4 @@ def same_end(one: datetime | None, other: datetime | None) -> bool:
 
 
 ReconcileMachine.TestCase.settings = settings(max_examples=1000, stateful_step_count=50, deadline=None)
-TestReconcile = ReconcileMachine.TestCase
+TestReconcile = pytest.mark.timeout(1200)(ReconcileMachine.TestCase)
