@@ -15,7 +15,7 @@ from typing import Self
 
 from jailbridge.config.values import PortRange, without
 from jailbridge.errors import FatalError, ParseError
-from jailbridge.model.event import Protocol
+from jailbridge.model.event import Kind, Protocol
 from jailbridge.sensor import bpf
 from jailbridge.sensor.capture import Capture
 from jailbridge.sensor.connections import Connections, ephemeral_ports
@@ -79,7 +79,9 @@ class Stealth:
         # from those that a resolver picks itself (dnsmasq, unbound). Those below do so too rarely to look at all that a
         # name server, say, sends from its port.
         self._sent = _few(without(udp, ((1, FIRST_UNPRIVILEGED - 1),)))
-        self._accepting = _few(without(tcp, ((1, FIRST_UNPRIVILEGED - 1),)))
+        accepting = without(tcp, ((1, FIRST_UNPRIVILEGED - 1),))
+        self._accepting = _few(accepting)
+        self._may_accept = _bitmap(accepting)
         self._own = OwnAddresses()
         self._listening = Listening()
         self._live_s = 0.0
@@ -87,6 +89,8 @@ class Stealth:
         self._solicited = Solicited()
         # By the same rule: to whom a port of ours has answered with a SYN-ACK, is no prober of it.
         self._accepted = Solicited()
+        # SYNs that came before the answer to them, or nobody answers.
+        self._early: list[Probe] = []
         self._capture: Capture | None = None
         self._links: LinkWatch | None = None
         self._filtered: bpf.Watched | None = None
@@ -145,20 +149,22 @@ class Stealth:
             self.ready.set()
             try:
                 while not stop.is_set():
-                    selector.select(WAKE_S)
+                    selector.select(GATHER_S if self._early else WAKE_S)
                     now = time.monotonic()
                     changed = links.changed()
                     self._own.refresh(now, changed)
                     if changed or (self._ack and now - filtered >= LIVE_FILTER_S):
                         self._follow(capture, now)
                         filtered = now
-                    seen = False
+                    seen, early = False, self._overdue(now)
                     for batch in capture.batches():
                         seen, now = True, time.monotonic()
                         if probes := list(self._probes(batch, now)):
                             take(probes, now)
                         if stop.is_set():
                             break
+                    if unanswered := [probe for probe in early if not self._lets_in(probe, now)]:
+                        take(unanswered, now)
                     if now - counted >= COUNT_DROPS_S:
                         counted = now
                         capture.count_drops()
@@ -167,12 +173,31 @@ class Stealth:
             finally:
                 self.ready.clear()
 
-    def _probes(self, batch: Sequence[Captured], now: float) -> Iterator[Probe]:
-        if self._listening.refresh(now, self._live_s):
+    def _read_live(self, now: float) -> bool:
+        if read := self._listening.refresh(now, self._live_s):
             self._live_s = LIVE_SHARE * (time.monotonic() - now)
+        return read
+
+    def _overdue(self, now: float) -> list[Probe]:
+        """Return the SYNs taken before a reading of the live ports, if one is due.
+
+        A service that such a SYN was for either is there at this reading, or has answered before it and is gone: then
+        the ring, once it is emptied, has told so. So nothing depends on how soon after a SYN its answer is seen.
+        """
+        if not self._early or not self._read_live(now):
+            return []
+        early, self._early = self._early, []
+        return early
+
+    def _lets_in(self, probe: Probe, now: float) -> bool:
+        live = self._skip_live and probe.port in self._listening.tcp
+        return live or self._accepted.answers(probe.version, probe.port, probe.source, now)
+
+    def _probes(self, batch: Sequence[Captured], now: float) -> Iterator[Probe]:
+        self._read_live(now)
         own = {4: self._own.v4, 6: self._own.v6}
         live = {Protocol.TCP: self._listening.tcp, Protocol.UDP: self._listening.udp}
-        watched, skip_live, skip_own = self._watched, self._skip_live, self._skip_own
+        watched, may_accept, skip_live, skip_own = self._watched, self._may_accept, self._skip_live, self._skip_own
         if self._sent or self._accepting:
             # Before what they answer: a question's answer comes later anyway.
             for kind, _, data in batch:
@@ -185,7 +210,7 @@ class Stealth:
             # A bridge's packet comes from its port and from itself, one right after the other.
             if twins.setdefault(data, interface) != interface:
                 continue
-            version, source, destination, _, port, protocol, _, flags, _ = probe
+            version, source, destination, _, port, protocol, what, flags, _ = probe
             ours = own[version]
             if (
                 destination not in ours
@@ -197,6 +222,9 @@ class Stealth:
                 or (protocol is Protocol.TCP and self._accepting and self._accepted.answers(version, port, source, now))
                 or (flags is not None and flags & ACK and not self._is_ack_scan(probe, interface, now))
             ):
+                continue
+            if what is Kind.SYN and may_accept[port]:
+                self._early.append(probe)
                 continue
             yield probe
 
