@@ -184,6 +184,7 @@ def test_what_is_done_to_our_nft_table_is_undone(lab: Lab) -> None:
     assert listed(lab) == {BAN}
 
 
+@pytest.mark.timeout(300)
 def test_a_jail_that_is_changed_reloaded_or_emptied_comes_to_agreement(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab()
     lab.start_fail2ban()
@@ -202,15 +203,12 @@ def test_a_jail_that_is_changed_reloaded_or_emptied_comes_to_agreement(make_lab:
         assert lab.fail2ban(*spoiled).code == 0
         lab.wait(f"both are back after {' '.join(spoiled)}", lambda: is_held({BAN, SECOND}), timeout_s=30)
 
-    def is_obeyed(expected: set[str], *wish: str) -> bool:
-        # What was only just put back must have been seen there once more before its absence means anything.
-        assert lab.fail2ban(*wish).code == 0
-        time.sleep(1.5)
-        return is_held(expected)
-
-    lab.wait("the wish is obeyed", lambda: is_obeyed({SECOND}, "set", "portsentry", "unbanip", BAN), timeout_s=60)
+    assert lab.fail2ban("set", "portsentry", "unbanip", BAN).code == 0
+    # Where reading takes long (a busy machine), it is done less often.
+    lab.wait("the wish is obeyed", lambda: is_held({SECOND}), timeout_s=90)
     assert BAN not in denied(lab)
-    lab.wait("the other wish, too", lambda: is_obeyed(set(), "unban", "--all"), timeout_s=60)
+    assert lab.fail2ban("unban", "--all").code == 0
+    lab.wait("the other wish, too", lambda: is_held(set()), timeout_s=90)
     assert SECOND not in denied(lab)
 
 
