@@ -261,7 +261,7 @@ class Operations:
         if ban is not None:
             return _standing(self.controller.presences(now)[ban.network])
         plan = self.controller.plan(now)
-        going = {c.store for c in plan.changes if c.network is not None and _overlap(c.network, network)}
+        going = {c.store for c in plan.changes if c.network is not None and c.network.overlaps(network)}
 
         def stands(name: str) -> str:
             if name not in plan.stores:
@@ -351,7 +351,7 @@ class Operations:
         # Lists of addresses are long, and so are ledgers: only a real network is worth a look at each ban.
         within = [network] if network in bans else []
         if not is_host(network):
-            within = [n for n in bans if n.version == network.version and n.subnet_of(network)]  # type: ignore[arg-type]
+            within = [n for n in bans if network.holds(n)]
         covering = self.ledger.covering(network)
         if covering is None or covering.network in within:
             return within
@@ -363,10 +363,6 @@ class Operations:
 
 def _standing(presences: Mapping[str, Presence]) -> dict[str, str]:
     return {name: presences.get(name, Presence.DISABLED).value for name in STORES}
-
-
-def _overlap(one: Network, other: Network) -> bool:
-    return one.version == other.version and one.overlaps(other)
 
 
 def _operators(network: Network, now: datetime, lasting: timedelta | None, reason: str, force: bool) -> Ban:

@@ -20,7 +20,7 @@ from jailbridge.history.writer import HistoryWriter
 from jailbridge.ledger import Ledger
 from jailbridge.model.ban import Ban
 from jailbridge.model.event import Protocol, Report, TailPosition
-from jailbridge.model.network import Address, network_text, source_network
+from jailbridge.model.network import Address, host_network, network_text
 from jailbridge.model.plan import Plan
 from jailbridge.sensor.names import Named
 from jailbridge.sensor.sensor import Sensor
@@ -245,7 +245,7 @@ def _named(settings: Settings, writer: HistoryWriter) -> Iterator[Callable[[Sequ
 
 def _sensor(settings: Settings, ledger: Ledger | None = None) -> Sensor:
     def is_banned(address: Address) -> bool:
-        return ledger is not None and ledger.covering(source_network(address, address.max_prefixlen)) is not None
+        return ledger is not None and ledger.covering(host_network(address)) is not None
 
     # Only the 2.x dialect has a line for each port.
     every_port = settings.history.dialect is HistoryDialect.PORTSENTRY_2

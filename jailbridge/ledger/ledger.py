@@ -164,7 +164,7 @@ class Ledger:
         """Yield the networks that hold this one, itself included, of every size in use; the largest first."""
         for length in sorted(self._lengths[network.version]):
             if length < network.prefixlen:
-                yield network.supernet(new_prefix=length)
+                yield network.supernet(length)
             elif length == network.prefixlen:
                 yield network
 

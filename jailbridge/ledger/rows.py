@@ -9,7 +9,7 @@ from typing import Any
 
 from jailbridge.model.ban import Ban, EndReason, Origin, ReadMark, Sightings, Tombstone
 from jailbridge.model.event import Evidence
-from jailbridge.model.network import Network, network_text, numbered, parse_network
+from jailbridge.model.network import Network, network_text, parse_network
 
 _LENGTHS = {str(length): length for length in range(129)}
 _ORIGINS = {origin.value: origin for origin in Origin}
@@ -31,7 +31,7 @@ def to_network(text: str) -> Network:
         return parse_network(text)
     if beside < 0 or start & ((1 << beside) - 1) or (version == 6 and start >> 32 == _MAPPED):
         return parse_network(text)
-    return numbered(version, start, bits - beside)
+    return Network(version, start, bits - beside)
 
 
 def to_signed(number: int) -> int:

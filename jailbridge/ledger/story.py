@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from socket import AF_INET, AF_INET6, inet_pton
 
-from jailbridge.ledger.rows import to_time
+from jailbridge.ledger.rows import to_network, to_time
 from jailbridge.model.ban import Sighting
 from jailbridge.model.network import Network, network_text
 from jailbridge.model.plan import Change
@@ -101,7 +100,7 @@ class Story:
 
     def of(self, network: Network) -> Sequence[Told]:
         """Return what happened to a network, to those around it and to those within it: the last TOLD, oldest first."""
-        around = [network.supernet(new_prefix=length) for length in range(network.prefixlen + 1)]
+        around = [network.supernet(length) for length in range(network.prefixlen + 1)]
         with self._reading():
             texts = {network_text(one) for one in around} | set(self._within(network))
             rows = self._db.execute(_OF, (json.dumps(sorted(texts)), TOLD)).fetchall()
@@ -110,12 +109,9 @@ class Story:
     def _within(self, network: Network) -> Iterable[str]:
         if network.prefixlen == network.max_prefixlen:
             return
-        family = AF_INET if network.version == 4 else AF_INET6
-        first, last = network.network_address.packed, network.broadcast_address.packed
         # Hundreds of thousands of texts that we wrote: what begins within, other than what is around, lies within.
         for (text,) in self._db.execute("SELECT network FROM story UNION SELECT network FROM feed"):
-            is_of_family = (":" in text) is (network.version == 6)
-            if is_of_family and first <= inet_pton(family, text.partition("/")[0]) <= last:
+            if (":" in text) is (network.version == 6) and network.holds(to_network(text)):
                 yield text
 
     def _add(self, rows: Sequence[tuple[object, ...]]) -> None:

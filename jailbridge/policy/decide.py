@@ -5,18 +5,17 @@ More evidence never ends a ban earlier. Doubt means no ban.
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from ipaddress import IPv6Network, ip_network
 from typing import NamedTuple
 
 from jailbridge.config.settings import EvidenceRule, NetworkPolicy, PolicySettings, SensorMode
 from jailbridge.model.ban import Ban, Decision, Origin, Sightings, Tombstone
 from jailbridge.model.event import Dialect, Evidence, Kind, LogLine, Protocol, ScanEvent
-from jailbridge.model.network import Address, Network, source_network
+from jailbridge.model.network import Address, Network, host_network, parse_network, source_network
 from jailbridge.model.plan import ObservedBan
 from jailbridge.policy.exempt import Exemption, Exemptions
 
 # Each address of it stands for one IPv4 host: its /64 would be all of IPv4 (RFC 6052, 2.1).
-NAT64 = IPv6Network("64:ff9b::/96")
+NAT64 = parse_network("64:ff9b::/96")
 
 
 class Source(NamedTuple):
@@ -55,10 +54,10 @@ def source_of(address: Address, rules: PolicySettings, exemptions: Exemptions) -
     """Tell what a source's evidence leads to: a ban of its network, or of it alone where that holds somebody exempt."""
     network, host = source_network(address, rules.ipv6_prefix), None
     exemption = exemptions.find(network)
-    if network.prefixlen < network.max_prefixlen and (exemption is not None or address in NAT64):
-        network = host = ip_network(address)
+    if network.prefixlen < network.max_prefixlen and (exemption is not None or NAT64.holds(host_network(address))):
+        network = host = host_network(address)
         exemption = exemptions.find(network)
-    fixed = _fixed(host or ip_network(address), rules) if rules.network else None
+    fixed = _fixed(host or host_network(address), rules) if rules.network else None
     return Source(network, exemption, fixed)
 
 
@@ -219,12 +218,8 @@ def _end(
 
 
 def _fixed(source: Network, rules: PolicySettings) -> NetworkPolicy | None:
-    around = [rule for rule in rules.network if _holds(rule.network, source)]
+    around = [rule for rule in rules.network if rule.network.holds(source)]
     return max(around, key=lambda rule: rule.network.prefixlen) if around else None
-
-
-def _holds(network: Network, source: Network) -> bool:
-    return network.version == source.version and network.prefixlen <= source.prefixlen and network.overlaps(source)
 
 
 def _grown(base: timedelta, factor: int, repeats: int, cap: timedelta | None) -> timedelta | None:

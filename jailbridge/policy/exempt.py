@@ -7,11 +7,10 @@ sessions) mask it while they hold.
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import ip_network
 from typing import Self
 
 from jailbridge.host import Surroundings
-from jailbridge.model.network import Address, Network, network_text, parse_network
+from jailbridge.model.network import Address, Network, host_network, network_text, parse_network
 
 # IANA special-purpose registries (RFC 6890): never a source that a ban could sensibly name.
 SPECIAL = {
@@ -72,7 +71,7 @@ class Exemptions:
             *_dynamic(around.addresses, "own address"),
             *_dynamic(around.broadcasts, "broadcast address"),
             *_dynamic(around.gateways, "default gateway"),
-            *(Exemption(network=ip_network(address), why=why, permanent=False) for address, why in present),
+            *(Exemption(network=host_network(address), why=why, permanent=False) for address, why in present),
         ]
         return cls([*permanent, *dynamic])
 
@@ -83,13 +82,11 @@ class Exemptions:
 
     def touching(self, network: Network) -> list[Exemption]:
         """Return every exemption that a ban of `network` would break."""
-        return [e for e in self._entries if e.network.version == network.version and e.network.overlaps(network)]
+        return [e for e in self._entries if e.network.overlaps(network)]
 
     def find(self, network: Network) -> Exemption | None:
         """Return the exemption that a ban of `network` would break, a permanent one first, or None."""
-        first = int(network.network_address)
-        # Not broadcast_address, an object that each network would have to make first: every line of a log asks.
-        last = first + (1 << network.max_prefixlen - network.prefixlen) - 1
+        first, last = network.start, network.last
         for ranges in self._ranges[network.version]:
             if (found := ranges.touching(first, last)) is not None:
                 return found
@@ -103,11 +100,11 @@ class _Ranges:
         self._entries: list[Exemption] = []
         self._ends: list[int] = []
         # Networks are nested or apart, and of those that start at one place the largest comes first.
-        for entry in sorted(entries, key=lambda entry: (int(entry.network.network_address), entry.network.prefixlen)):
-            if not self._ends or int(entry.network.network_address) > self._ends[-1]:
+        for entry in sorted(entries, key=lambda entry: entry.network):
+            if not self._ends or entry.network.start > self._ends[-1]:
                 self._entries.append(entry)
-                self._ends.append(int(entry.network.broadcast_address))
-        self._starts = [int(entry.network.network_address) for entry in self._entries]
+                self._ends.append(entry.network.last)
+        self._starts = [entry.network.start for entry in self._entries]
 
     def touching(self, first: int, last: int) -> Exemption | None:
         """Return the one that holds the network from `first` to `last`, or the first one inside it."""
@@ -122,4 +119,5 @@ def _special() -> Iterator[Exemption]:
 
 
 def _dynamic(addresses: Iterable[Address], why: str) -> Iterator[Exemption]:
-    return (Exemption(network=ip_network(address), why=why, permanent=False) for address in sorted(addresses, key=str))
+    networks = map(host_network, sorted(addresses, key=str))
+    return (Exemption(network=network, why=why, permanent=False) for network in networks)

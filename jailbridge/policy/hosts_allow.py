@@ -96,7 +96,7 @@ def _allowed(daemons: str, clients: list[str], options: list[str], denied: list[
         raise ParseError(f"it has an option other than ALLOW: {shown(', '.join(options))}")
     found = [_network(word) for word in clients]
     for network in found:
-        if before := next((line for one, line in denied if _overlap(one, network)), None):
+        if before := next((line for one, line in denied if one.overlaps(network)), None):
             raise ParseError(f"line {before} denies {network_text(network)} first")
     return found
 
@@ -145,14 +145,10 @@ def _bits(size: str) -> int:
     """Return the length of a prefix. Raises ParseError for a mask that is none; ipaddress takes wildcards too."""
     if size.isdigit():
         return int(size)
-    mask = int(parse_network(size).network_address)
+    mask = parse_network(size).start
     bits = mask.bit_count()
     if mask != (1 << 32) - (1 << (32 - bits)):
         raise ParseError(f"{shown(size)} is not a network mask")
     if bits == 32:
         raise ParseError(f"TCP wrappers do not take {shown(size)}: leave it out")
     return bits
-
-
-def _overlap(one: Network, other: Network) -> bool:
-    return one.version == other.version and one.overlaps(other)

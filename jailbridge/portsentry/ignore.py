@@ -78,5 +78,5 @@ def _members(entries: Iterable[tuple[Network, str]]) -> _Members:
     members: _Members = {4: defaultdict(set), 6: defaultdict(set)}
     for network, _ in entries:
         shift = network.max_prefixlen - network.prefixlen
-        members[network.version][shift].add(int(network.network_address) >> shift)
+        members[network.version][shift].add(network.start >> shift)
     return members

@@ -122,7 +122,7 @@ def rank(ban: Ban) -> tuple[float, ...]:
     """
     since, network = ban.since.timestamp(), ban.network
     lasts_s = ban.until.timestamp() - since if ban.until is not None else inf
-    return lasts_s, -since, -network.version, -int(network.network_address), -network.prefixlen
+    return lasts_s, -since, -network.version, -network.start, -network.prefixlen
 
 
 def presence(network: Network, fitted: Mapping[Network, Ban], observed: NetworkSet) -> Presence:

@@ -126,7 +126,7 @@ class Detector:
     def forget(self, network: Network) -> None:
         """Forget every source inside `network`, or the one that it is a part of."""
         size = 32 if network.version == 4 else self._ipv6_prefix
-        start = self._key(network.version, int(network.network_address))
+        start = self._key(network.version, network.start)
         if network.prefixlen >= size:
             self._drop(start)
             return

@@ -7,12 +7,13 @@ addresses stand in brackets. A final backslash joins a line to the next, in comm
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from types import MappingProxyType
 from typing import TypeAlias
 
 from jailbridge.errors import FatalError, ParseError
-from jailbridge.model.network import Network, network_text, numbered, parse_network
+from jailbridge.model.network import Network, network_text, parse_network
 
 BEGIN = b"# jailbridge begin "
 END = b"# jailbridge end"
@@ -22,6 +23,7 @@ _SHOWN = 5
 _CLIENT = rb"(?:\[(?P<six>[0-9A-Fa-f:.]{2,45})\](?P<size>/\d{1,3})?|(?P<four>[0-9.]{7,15}(?:/[0-9.]{1,15})?))"
 # What denies exactly one network, under any rule: a list, an EXCEPT or an ALLOW says something else.
 _DENIAL = re.compile(rb"[^:#\n]+:\s*" + _CLIENT + rb"\s*(?::(?!.*\ballow\b).*)?", re.IGNORECASE)
+_ALL4 = (1 << 32) - 1
 _ONE_CLIENT = re.compile(_CLIENT)
 _SIZES = {b"": 128, **{b"/%d" % size: size for size in range(129)}}
 _JOINED_LINES = re.compile(rb"(?:[^\n]*\\\n)*(?:[^\n]*\n|[^\n]+)")
@@ -145,7 +147,7 @@ def client(network: Network) -> str:
     if ":" in text:
         address, slash, size = text.partition("/")
         return f"[{address}]{slash}{size}"
-    return network.with_netmask if "/" in text else text
+    return f"{network.network_address}/{IPv4Address(_ALL4 << 32 - network.prefixlen & _ALL4)}" if "/" in text else text
 
 
 def client_network(text: bytes) -> Network | None:
@@ -193,7 +195,7 @@ def _as_written(text: bytes) -> Network | None:
         name = address.decode("ascii")
         if not is_six:
             packed = inet_pton(AF_INET, name)
-            return numbered(4, int.from_bytes(packed), 32) if inet_ntop(AF_INET, packed) == name else None
+            return Network(4, int.from_bytes(packed), 32) if inet_ntop(AF_INET, packed) == name else None
         packed = inet_pton(AF_INET6, name[1:])
     except (OSError, ValueError):
         return None
@@ -201,7 +203,7 @@ def _as_written(text: bytes) -> Network | None:
     # An IPv4-mapped address is one of IPv4.
     if length is None or start >> 32 == 0xFFFF or start & (1 << 128 - length) - 1:
         return None
-    return numbered(6, start, length) if "[" + inet_ntop(AF_INET6, packed) == name else None
+    return Network(6, start, length) if "[" + inet_ntop(AF_INET6, packed) == name else None
 
 
 def _matched(match: re.Match[bytes]) -> Network | None:

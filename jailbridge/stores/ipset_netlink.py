@@ -165,7 +165,7 @@ def _standing(body: bytes) -> Standing:
 def _message(request: Request, number: int) -> bytes:
     network = request.network
     four = network.version == 4
-    address = _attribute((1 if four else 2) | _NETORDER, network.network_address.packed)
+    address = _attribute((1 if four else 2) | _NETORDER, network.packed)
     data = _attribute(_IP | _NESTED, address) + _attribute(_CIDR, bytes([network.prefixlen]))
     if request.verb is Verb.ADD:
         # Always told: without, a set's own default would hold.

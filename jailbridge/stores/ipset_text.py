@@ -10,7 +10,6 @@ in the same range stands for it, so that a full set cannot lose its token to a b
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from ipaddress import IPv4Network, IPv6Network
 
 from jailbridge.errors import ParseError, RetryLater
 from jailbridge.model.network import Network, is_host, network_text, parse_address, parse_network, source_network
@@ -54,8 +53,8 @@ class Ipset:
 SETS: Mapping[int, Ipset] = {
     s.version: s
     for s in (
-        Ipset(version=4, name="jailbridge4", family="inet", sentinels=IPv4Network("224.0.0.0/4")),
-        Ipset(version=6, name="jailbridge6", family="inet6", sentinels=IPv6Network("ff00::/8")),
+        Ipset(version=4, name="jailbridge4", family="inet", sentinels=parse_network("224.0.0.0/4")),
+        Ipset(version=6, name="jailbridge6", family="inet6", sentinels=parse_network("ff00::/8")),
     )
 }
 
@@ -98,7 +97,7 @@ def refusal(network: Network) -> str | None:
 
 def sentinel(s: Ipset, token: Token) -> Network:
     """Return the element that bears a token in a set. IPv4's come again after 2^28 writings."""
-    return _host(s, 1 + token.sequence % (s.sentinels.num_addresses - 1))
+    return _host(s, 1 + token.sequence % (s.sentinels.last - s.sentinels.start))
 
 
 def placeholder(s: Ipset) -> Network:
@@ -233,9 +232,8 @@ def _is_number(text: str) -> bool:
 
 
 def _host(s: Ipset, number: int) -> Network:
-    address = s.sentinels.network_address + number
-    return source_network(address, address.max_prefixlen)
+    return Network(s.version, s.sentinels.start + number, s.sentinels.max_prefixlen)
 
 
 def _is_sentinel(network: Network, s: Ipset) -> bool:
-    return is_host(network) and network.network_address in s.sentinels
+    return is_host(network) and s.sentinels.holds(network)

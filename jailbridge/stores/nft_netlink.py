@@ -102,7 +102,7 @@ def _message(kind: int, flags: int, number: int, content: bytes) -> bytes:
 
 def _element(element: Element, s: NftSet) -> bytes:
     network, timeout_s, comment = element
-    address = network.network_address.packed
+    address = network.packed
     if timeout_s is None and comment is None and not s.interval:
         return _BARE[len(address)] + address
     content = _BEFORE_KEY[len(address)] + address

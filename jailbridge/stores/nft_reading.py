@@ -9,16 +9,16 @@ from datetime import datetime, timedelta
 from itertools import chain
 from typing import NamedTuple
 
-from jailbridge.model.network import Network, numbered, parse_network
+from jailbridge.model.network import Network, parse_network
 from jailbridge.model.plan import Observation, ObservedBan
 from jailbridge.model.token import Token
 from jailbridge.stores.nft_netlink import Held
 from jailbridge.stores.nft_sets import GRACE, SETS, NftSet, Sentinels, places, sentinel_addresses, set_of, standing
 
 _FROM_NUMBER: dict[str, Callable[[int], Network]] = {
-    "hosts4": lambda address: numbered(4, address, 32),
-    "hosts6": lambda address: numbered(6, address, 128),
-    "nets6": lambda address: numbered(6, address, 64),
+    "hosts4": lambda address: Network(4, address, 32),
+    "hosts6": lambda address: Network(6, address, 128),
+    "nets6": lambda address: Network(6, address, 64),
 }
 
 
@@ -125,7 +125,7 @@ def _token(s: NftSet, marks: Sequence[tuple[Network, str | None]]) -> str | None
     if len(marks) != 1:
         return None
     [(place, comment)] = marks
-    is_right = comment is not None and (place == places(comment)[s.name] or place.network_address == s.last)
+    is_right = comment is not None and (place == places(comment)[s.name] or place.start == int(s.last))
     return comment if is_right else None
 
 

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import NamedTuple, TypeAlias
 
-from jailbridge.model.network import Address, Network
+from jailbridge.model.network import Address, Network, host_network, parse_network
 from jailbridge.model.token import Token
 
 TABLE = "jailbridge"
@@ -55,7 +55,7 @@ class NftSet:
 
 
 _LAST4, _LAST6 = ip_address("255.255.255.255"), ip_address("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")
-_MULTICAST4, _MULTICAST6 = ip_network("224.0.0.0/4"), ip_network("ff00::/8")
+_MULTICAST4, _MULTICAST6 = parse_network("224.0.0.0/4"), parse_network("ff00::/8")
 SETS = {
     s.name: s
     for s in (
@@ -74,7 +74,7 @@ SETS = {
             interval=True,
             match="ip saddr",
             width=32,
-            sentinels=ip_network(_LAST4),
+            sentinels=host_network(_LAST4),
             last=_LAST4,
         ),
         NftSet(
@@ -101,7 +101,7 @@ SETS = {
             interval=True,
             match="ip6 saddr",
             width=128,
-            sentinels=ip_network(_LAST6),
+            sentinels=host_network(_LAST6),
             last=_LAST6,
         ),
     )
@@ -142,9 +142,7 @@ _HOLDING = {
     for version, bits in ((4, 32), (6, 128))
     for length in range(bits + 1)
 }
-_RESERVED = {
-    s.name: range(int(s.sentinels.network_address), int(s.sentinels.broadcast_address) + 1) for s in SETS.values()
-}
+_RESERVED = {s.name: range(s.sentinels.start, s.sentinels.last + 1) for s in SETS.values()}
 
 
 def set_of(network: Network) -> NftSet:
@@ -155,7 +153,7 @@ def set_of(network: Network) -> NftSet:
 def is_sentinel(network: Network) -> bool:
     """Tell whether a network would stand where its set's sentinels do: it cannot be held."""
     s = set_of(network)
-    return not s.interval and int(network.network_address) in _RESERVED[s.name]
+    return not s.interval and network.start in _RESERVED[s.name]
 
 
 def sentinel_addresses(s: NftSet) -> range:
@@ -176,12 +174,12 @@ def places(token: str) -> Mapping[str, Network]:
 
 def _place(s: NftSet, number: int) -> Network:
     chosen = number % (1 << s.width - s.sentinels.prefixlen) << s.sentinels.max_prefixlen - s.width
-    return standing(s, int(s.sentinels.network_address) + chosen)
+    return standing(s, s.sentinels.start + chosen)
 
 
 def standing(s: NftSet, address: int) -> Network:
     """Return an element's place in a set as a network."""
-    return type(s.sentinels)((address, s.width))
+    return Network(s.sentinels.version, address, s.width)
 
 
 def interval_sets(networks: Iterable[Network]) -> set[str]:

@@ -110,9 +110,9 @@ def _element_text(element: Element, s: NftSet) -> str:
 
 
 def _place_text(network: Network, s: NftSet) -> str:
-    if s.interval and network.broadcast_address == s.last != network.network_address:
+    if s.interval and network.last == int(s.last) != network.start:
         before = s.last - 1
-        return str(before) if network.network_address == before else f"{network.network_address}-{before}"
+        return str(before) if network.start == int(before) else f"{network.network_address}-{before}"
     return str(network.network_address) if s.name == "nets6" else network_text(network)
 
 

@@ -175,7 +175,7 @@ def parse_rule(words: Words) -> Rule | None:
 
 def words_of(rule: Rule) -> Words:
     """Return a rule as iptables takes it and iptables-save prints it. Raises ValueError for what would need quoting."""
-    words: Words = ("-s", str(rule.source)) if rule.source is not None else ()
+    words: Words = ("-s", rule.source.with_prefixlen) if rule.source is not None else ()
     words += ("-p", rule.protocol) if rule.protocol is not None else ()
     words += ("-m", "set", "--match-set", rule.match_set, "src") if rule.match_set is not None else ()
     words += ("-m", "comment", "--comment", rule.comment) if rule.comment is not None else ()
@@ -251,7 +251,7 @@ def _line(step: Step) -> str:
 
 def _plain_values(rule: Rule) -> dict[str, object]:
     words_of(rule)  # refuses what is not ours
-    return {**rule._asdict(), "source": str(rule.source) if rule.source is not None else None}
+    return {**rule._asdict(), "source": rule.source.with_prefixlen if rule.source is not None else None}
 
 
 def _lines(text: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -16,7 +16,7 @@ from jailbridge.history.dialects import format_2
 from jailbridge.ledger import Ledger
 from jailbridge.model.ban import MAX_PORTS, Ban, EndReason, Origin
 from jailbridge.model.event import Evidence, Kind, LogLine, Protocol, ScanEvent
-from jailbridge.model.network import Address, Network, network_text
+from jailbridge.model.network import Address, Network, host_network, network_text, parse_network
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 EVER = datetime.max.replace(tzinfo=UTC)
@@ -94,7 +94,7 @@ def test_the_order_of_lines_within_a_second_does_not_matter(
         configured, ledger, judge = world(folder, policy)
         with ledger:
             for address, why, ms in past:
-                network = ip_network(address)
+                network = host_network(address)
                 ledger.record([Ban(network=network, since=NOW, until=None, origin=Origin.SENSOR, reason="x")], now=NOW)
                 ledger.end([network], why, now=NOW + timedelta(milliseconds=ms))
             shuffled = data.draw(st.permutations(texts))
@@ -155,7 +155,7 @@ def test_no_stream_makes_more_bans_than_the_bounds_allow_or_bans_anybody_exempt(
                 ledger.record(found.bans, now=NOW, merged=found.merged, story=found.story)
                 assert len(ledger.bans()) <= most
                 assert len(found.story) <= len(texts)
-            exempt = ip_network("198.18.0.0/30")
+            exempt = parse_network("198.18.0.0/30")
             assert not any(network.overlaps(exempt) for network in ledger.bans())
             assert sum(what == "ban" for _, _, what, _, _ in ledger.feed(0, 10**6)) <= total
             assert all(ban.seen is not None and len(ban.seen.ports) <= MAX_PORTS for ban in ledger.bans().values())

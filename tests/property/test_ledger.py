@@ -126,7 +126,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def networks_around_are_found(self) -> None:
         for network in NETWORKS:
-            around = [n for n in NETWORKS if n.version == network.version and network.subnet_of(n)]  # type: ignore[arg-type]
+            around = [n for n in NETWORKS if n.holds(network)]
             banned = [n for n in around if n in self.bans]
             found = self.ledger.covering(network)
             assert (found.network if found else None) == min(banned, key=lambda n: n.prefixlen, default=None)

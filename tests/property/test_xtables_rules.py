@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jailbridge.config.settings import Target
-from jailbridge.model.network import parse_network
+from jailbridge.model.network import host_network
 from jailbridge.stores.xtables_hooks import hook_steps, unhooked
 from jailbridge.stores.xtables_rules import (
     JUMP,
@@ -46,8 +46,9 @@ CONFIGURED = st.lists(st.sampled_from(["INPUT", "FORWARD", "DOCKER-USER"]), min_
 HOOKS = st.sampled_from(["first", "after:allowed"])
 PLAIN = st.from_regex(r"[A-Za-z0-9_.:-]{1,30}", fullmatch=True)
 NETWORKS = st.one_of(
-    st.ip_addresses(v=4).map(str), st.tuples(st.ip_addresses(), st.integers(1, 32)).map(lambda t: f"{t[0]}/{t[1]}")
-).map(parse_network)
+    st.ip_addresses().map(host_network),
+    st.builds(lambda address, length: host_network(address).supernet(length), st.ip_addresses(), st.integers(1, 32)),
+)
 VERDICTS = [rule for target in Target for family in Family for rule in verdicts(target, family)]
 RULES = st.builds(
     Rule._replace,

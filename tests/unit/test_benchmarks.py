@@ -117,4 +117,4 @@ def test_the_ledgers_bans_are_those_of_the_crowd_and_of_a_history(crowd: Any, fi
     networks = crowd.crowd(100, NOW)
     made = list(crowd.bans(networks, NOW, "/history"))
     assert {ban.network: ban.until for ban in made} == networks
-    assert figures.sources(made[0].line + "\n") == [str(made[0].network)[: -len("/32")]]
+    assert figures.sources(made[0].line + "\n") == [str(made[0].network)]

@@ -40,7 +40,6 @@ NOW = datetime(2026, 11, 22, 6, 30, 59, 123456, tzinfo=UTC)
 def test_a_network_is_what_its_text_says_in_any_form(text: str) -> None:
     read, expected = to_network(text), parse_network(text)
     assert (read, hash(read), network_text(read)) == (expected, hash(expected), network_text(expected))
-    assert read.netmask == expected.netmask
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,15 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_network
 
 import pytest
 
 from jailbridge.model.ban import Ban, EndReason, Origin, ReadMark, Tombstone
 from jailbridge.model.event import LogLine
+from jailbridge.model.network import parse_network
 
 ENDED = datetime(2026, 11, 22, 12, 0, 0, 500000, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
-NETWORK = ip_network("192.0.2.7")
+NETWORK = parse_network("192.0.2.7")
 
 
 def tombstone(*, offset: int | None = 1000) -> Tombstone:

@@ -1,7 +1,6 @@
-from ipaddress import ip_network
-
 import pytest
 
+from jailbridge.model.network import parse_network
 from jailbridge.model.plan import Action, Change, Plan, StoreSummary
 
 
@@ -21,5 +20,5 @@ def test_a_store_out_of_reach_or_not_in_force_is_no_agreement(bad: StoreSummary)
 
 
 def test_a_change_is_no_agreement() -> None:
-    change = Change(store="firewall", action=Action.ADD, network=ip_network("192.0.2.7"), why="missing")
+    change = Change(store="firewall", action=Action.ADD, network=parse_network("192.0.2.7"), why="missing")
     assert not Plan(changes=(change,), stores={"firewall": summary()}).agrees

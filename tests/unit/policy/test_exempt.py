@@ -1,4 +1,4 @@
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
 import pytest
 
@@ -85,8 +85,8 @@ def test_a_permanent_exemption_comes_before_a_dynamic_one(network: str, allowed:
 
 @pytest.mark.parametrize("asked", ["10.1.2.3", "10.1.2.0/24"])
 def test_a_smaller_permanent_exemption_comes_before_a_larger_dynamic_one(asked: str) -> None:
-    dynamic = Exemption(network=ip_network("10.0.0.0/8"), why="resolver", permanent=False)
-    permanent = Exemption(network=ip_network("10.1.0.0/16"), why="policy.allow", permanent=True)
+    dynamic = Exemption(network=parse_network("10.0.0.0/8"), why="resolver", permanent=False)
+    permanent = Exemption(network=parse_network("10.1.0.0/16"), why="policy.allow", permanent=True)
     assert Exemptions([dynamic, permanent]).find(parse_network(asked)) == permanent
     assert Exemptions([permanent, dynamic]).find(parse_network(asked)) == permanent
 
@@ -105,7 +105,7 @@ def test_who_is_exempt_for_now_says_why_and_comes_after_a_list() -> None:
     present = [(ip_address("192.0.2.9"), "session of root from 192.0.2.9 (utmp)"), (ip_address("2001:db8::53"), "dns")]
     found = Exemptions.of([], NOWHERE, present).find(parse_network("192.0.2.0/24"))
     assert found == Exemption(
-        network=ip_network("192.0.2.9"), why="session of root from 192.0.2.9 (utmp)", permanent=False
+        network=parse_network("192.0.2.9"), why="session of root from 192.0.2.9 (utmp)", permanent=False
     )
     listed = Exemptions.of([(parse_network("192.0.2.0/24"), "x:1")], NOWHERE, present)
     assert str(listed.find(parse_network("192.0.2.9"))) == "192.0.2.0/24 is exempt: x:1"

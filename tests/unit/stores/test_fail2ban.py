@@ -1,10 +1,10 @@
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_network
 
 import pytest
 
+from jailbridge.model.network import parse_network
 from jailbridge.model.plan import ObservedBan
 from jailbridge.stores.fail2ban import parse_entry
 
@@ -23,13 +23,13 @@ def _berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_times_are_local_and_the_end_is_the_start_and_the_bantime() -> None:
     entry = "192.0.2.7 \t2026-11-22 07:31:06 + 600 = 2026-11-22 07:41:06"
     assert parse_entry(entry) == ObservedBan(
-        network=ip_network("192.0.2.7"), since=NIGHT, until=NIGHT + timedelta(minutes=10)
+        network=parse_network("192.0.2.7"), since=NIGHT, until=NIGHT + timedelta(minutes=10)
     )
 
 
 def test_a_negative_bantime_is_permanent() -> None:
     ban = parse_entry("2001:db8::/64 \t2026-11-22 07:31:06 + -1 = 9999-12-31 23:59:59")
-    assert ban == ObservedBan(network=ip_network("2001:db8::/64"), since=NIGHT, until=None)
+    assert ban == ObservedBan(network=parse_network("2001:db8::/64"), since=NIGHT, until=None)
 
 
 def test_the_repeated_hour_of_autumn_is_its_first() -> None:
@@ -42,11 +42,11 @@ def test_the_repeated_hour_of_autumn_is_its_first() -> None:
     "time_text", ["2026-02-30 07:31:06 + 1", "2026-11-22 25:31:06 + 1", "9999-12-31 23:59:59 + 999999999999"]
 )
 def test_an_impossible_time_is_no_time(time_text: str) -> None:
-    assert parse_entry(f"192.0.2.7 \t{time_text} = x") == ObservedBan(network=ip_network("192.0.2.7"))
+    assert parse_entry(f"192.0.2.7 \t{time_text} = x") == ObservedBan(network=parse_network("192.0.2.7"))
 
 
 def test_an_address_alone_is_a_ban_without_times() -> None:
-    assert parse_entry("192.0.2.7") == ObservedBan(network=ip_network("192.0.2.7"))
+    assert parse_entry("192.0.2.7") == ObservedBan(network=parse_network("192.0.2.7"))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 from jailbridge.config.settings import HostsDenyForm, HostsDenySettings
 from jailbridge.errors import FatalError, RetryLater
 from jailbridge.host.wrappers import Wrappers
-from jailbridge.model.network import Network, numbered, parse_network
+from jailbridge.model.network import Network, parse_network
 from jailbridge.model.plan import Action, Change
 from jailbridge.model.token import Token
 from jailbridge.stores import replaced_file
@@ -214,7 +214,7 @@ def test_however_many_lines_there_are_only_new_ones_are_parsed_and_no_old_one_is
     path: Path, form: HostsDenyForm
 ) -> None:
     # More than a cache would have had: a cache that is too small for a file finds none of its lines.
-    networks = [numbered(4, 10 << 24 | n, 32) for n in range(70_000)]
+    networks = [Network(4, 10 << 24 | n, 32) for n in range(70_000)]
     store = store_of(path, form=form)
     store.apply([Change("hosts_deny", Action.ADD, network, "test") for network in networks], written(store), NOW)
     first = [ban.network for ban in store.observe(NOW).bans]
