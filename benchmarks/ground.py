@@ -42,6 +42,31 @@ _DEVICES = ("null", "zero", "urandom")
 # Without these programs would not start, or not know whom to become.
 _ETC = ("alternatives", "group", "ld.so.cache", "localtime", "nsswitch.conf", "passwd", "protocols", "services")
 _libc = ctypes.CDLL(None, use_errno=True)
+_SETTINGS = """
+[sensor]
+mode = "off"
+[history]
+path = "{folder}/portsentry.history"
+[policy]
+allow_files = []
+max_new_bans_per_minute = 1000000
+max_new_spoofable_per_minute = 1000000
+[ledger]
+path = "{folder}/ledger.sqlite3"
+[stores.firewall]
+backend = "{backend}"
+[stores.hosts_deny]
+path = "{folder}/hosts.deny"
+{deny}
+[stores.fail2ban]
+enabled = false
+[stores.blocked_files]
+enabled = false
+[portsentry]
+conf = "{folder}/portsentry.conf"
+[control]
+socket = "{folder}/control.sock"
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +83,18 @@ class Sent:
 def source(number: int) -> str:
     """Return the address of a forged source."""
     return str(FIRST_SOURCE + number)
+
+
+def write_settings(folder: Path, *, backend: str = "auto", deny: str = "") -> Path:
+    """Write what a daemon without a sensor needs, with all files in this folder; return the configuration's path.
+
+    deny  more lines of the section of hosts.deny
+    """
+    path = folder / "jailbridge.toml"
+    path.write_text(_SETTINGS.format(folder=folder, backend=backend, deny=deny))
+    for name in ("portsentry.history", "hosts.deny"):
+        (folder / name).touch()
+    return path
 
 
 class Ground:

@@ -22,7 +22,7 @@ from typing import TypeAlias
 import figures
 from crowd import bans, crowd, hosts_deny, ipset_load, line, nft_load
 from figures import Run
-from ground import Ground, source
+from ground import Ground, source, write_settings
 from runner import Rows, Sizes, main
 
 from jailbridge import process
@@ -43,29 +43,6 @@ DROPPED_WITHIN_S = 5.0
 PACE_S, IN_VAIN = 0.00005, 200
 """Between two packets, the time to send one besides (10,000/s in all); so many without an arrival are all dropped."""
 
-_CONFIG = """
-[sensor]
-mode = "off"
-[history]
-path = "{folder}/portsentry.history"
-[policy]
-allow_files = []
-max_new_bans_per_minute = 1000000
-max_new_spoofable_per_minute = 1000000
-[ledger]
-path = "{folder}/ledger.sqlite3"
-[stores.firewall]
-backend = "{backend}"
-[stores.hosts_deny]
-path = "{folder}/hosts.deny"
-{deny}
-[stores.fail2ban]
-enabled = false
-[stores.blocked_files]
-enabled = false
-[control]
-socket = "{folder}/control.sock"
-"""
 _JAIL = """
 [DEFAULT]
 bantime = 1d
@@ -122,12 +99,8 @@ def ledger(number: int) -> bytes:
 
 def configured(ground: Ground, backend: Backend, content: bytes, deny: str = "enabled = false") -> tuple[str, ...]:
     """Give the ground a configuration and a ledger; return the option that names it."""
-    folder = ground.folder
-    (folder / "jailbridge.toml").write_text(_CONFIG.format(folder=folder, backend=backend, deny=deny))
-    (folder / "ledger.sqlite3").write_bytes(content)
-    (folder / "portsentry.history").touch()
-    (folder / "hosts.deny").touch()
-    return ("--config", str(folder / "jailbridge.toml"))
+    (ground.folder / "ledger.sqlite3").write_bytes(content)
+    return ("--config", str(write_settings(ground.folder, backend=backend, deny=deny)))
 
 
 def timed(act: Callable[[], object]) -> float:

@@ -6,7 +6,6 @@
 """
 
 import contextlib
-import gc
 import json
 import os
 import random
@@ -23,12 +22,12 @@ from pathlib import Path
 
 import figures
 from figures import Run
-from ground import source
+from ground import source, write_settings
 from runner import Rows, Sizes, main
 
 from jailbridge import process
 from jailbridge.config.settings import TailSettings
-from jailbridge.daemon.run import GARBAGE
+from jailbridge.daemon.operations import look_for_garbage_seldom
 from jailbridge.errors import FatalError, ParseError
 from jailbridge.history.dialects import format_1, format_2
 from jailbridge.history.formats import reader
@@ -48,29 +47,6 @@ GLANCE_S = 0.1
 READ = "--read"
 """The benchmark itself, as the program that reads a history and no more."""
 
-_CONFIG = """
-[sensor]
-mode = "off"
-[history]
-path = "{folder}/portsentry.history"
-[policy]
-allow_files = []
-max_new_bans_per_minute = 1000000
-max_new_spoofable_per_minute = 1000000
-[ledger]
-path = "{folder}/ledger.sqlite3"
-[stores.hosts_deny]
-path = "{folder}/hosts.deny"
-max = {most}
-[stores.fail2ban]
-enabled = false
-[stores.blocked_files]
-enabled = false
-[portsentry]
-conf = "{folder}/portsentry.conf"
-[control]
-socket = "{folder}/control.sock"
-"""
 # fail2ban's own jail, but for where it reads and that it bans in nftables, on all ports.
 _JAIL = """
 [DEFAULT]
@@ -179,7 +155,7 @@ def filter_of(form: TailFormat, folder: Path) -> str:
 
 def read_here(path: Path, form: TailFormat) -> None:
     """Read a history in this process, as the daemon does; print the seconds and what the lines were."""
-    gc.set_threshold(GARBAGE, 20, 20)
+    look_for_garbage_seldom()
     parse, now = reader(form), datetime.now(UTC)
     follower = Follower(TailSettings(path=path, format=form), path, None, from_end=False)
     accepted = refused = 0
@@ -300,9 +276,7 @@ def _running(folder: Path, start: tuple[list[str], Callable[[], bool]]) -> Itera
 
 
 def _daemon(folder: Path) -> tuple[list[str], Callable[[], bool]]:
-    config = folder / "jailbridge.toml"
-    config.write_text(_CONFIG.format(folder=folder, most=HOSTS_DENY_MAX))
-    (folder / "hosts.deny").touch()
+    config = write_settings(folder, deny=f"max = {HOSTS_DENY_MAX}")
     status = [*JAILBRIDGE, "plan", "--config", str(config)]
     return [*JAILBRIDGE, "run", "--without", "sensor", "--config", str(config)], (
         lambda: (folder / "control.sock").exists() and quiet(status)

@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from heapq import nsmallest
 from typing import NamedTuple
@@ -299,7 +299,7 @@ class _Case:
         if self.made is None:
             raise ValueError(f"{self.text} is not banned")
         seen = self.tally.seen if self.tally is not None else None
-        return self.made if seen is self.made.seen else replace(self.made, seen=seen)
+        return self.made if seen is self.made.seen else self.made._replace(seen=seen)
 
 
 @dataclass(slots=True)

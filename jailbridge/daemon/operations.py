@@ -319,7 +319,8 @@ class Operations:
         exemptions = self.exemptions()
         if exemptions is not None and exemptions != self._obeyed:
             bans = self.ledger.bans()
-            allowed = [n for n, ban in bans.items() if not ban.forced and _is_allowed(n, exemptions)]
+            touched = (network for network in exemptions.touched(bans) if not bans[network].forced)
+            allowed = [network for network in sorted(touched) if _is_allowed(network, exemptions)]
             self.ledger.end(allowed, EndReason.ALLOW, now=now)
             self._obeyed = exemptions
 

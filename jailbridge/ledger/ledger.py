@@ -13,7 +13,6 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from operator import attrgetter
@@ -64,7 +63,7 @@ class Ledger:
         try:
             self._load()
             self.story = Story(self._db, self._reading, self._transaction)
-            self.places = Places(self._db, self.id, self._reading, self._transaction)
+            self.places = Places(self._db, self.id, lambda: self._bans, self._reading, self._transaction)
             self.orders = Orders(self._db, partial(self._transaction, durable=True))
         except (sqlite3.DatabaseError, ParseError, ValueError, KeyError, OverflowError, TypeError):
             self._db.close()
@@ -239,7 +238,7 @@ class Ledger:
                 "UPDATE ban SET first_seen = ?, last_seen = ?, sightings = ?, ports = ? WHERE network = ?",
                 [(*seen_row(seen), network_text(network)) for network, seen in merged.items()],
             )
-            changed.update({network: replace(self._bans[network], seen=seen) for network, seen in merged.items()})
+            changed.update({network: self._bans[network]._replace(seen=seen) for network, seen in merged.items()})
             changed.update(made)
 
     def end(

@@ -3,14 +3,16 @@
 A placement outlives its ban: it goes when the store has been seen without it.
 """
 
+import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager
 from datetime import datetime
 from types import MappingProxyType
 
 from jailbridge.ledger.rows import to_network, to_seconds, to_time
+from jailbridge.model.ban import Ban
 from jailbridge.model.network import Network, network_text
 from jailbridge.model.plan import Placement
 from jailbridge.model.token import Token
@@ -27,11 +29,13 @@ class Places:
         self,
         db: sqlite3.Connection,
         ledger: str,
+        bans: Callable[[], Mapping[Network, Ban]],
         reading: Callable[[], AbstractContextManager[None]],
         writing: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        """`ledger` is the ledger's id, for tokens."""
+        """`ledger` is the ledger's id, for tokens; `bans` returns the live bans."""
         self._db = db
+        self._bans = bans
         self._ledger = ledger
         self._reading = reading
         self._writing = writing
@@ -47,6 +51,12 @@ class Places:
         """Return what was written to a store, and whether it was seen there, as it stands: later changes show."""
         with self._reading():
             return MappingProxyType(self._of(store))
+
+    def unproven(self, store: str) -> Set[Network]:
+        """Return what was written to a store and not seen there since, as it stands: later changes show."""
+        with self._reading():
+            self._of(store)
+            return self._attempted[store]
 
     def attempt(
         self,
@@ -78,11 +88,20 @@ class Places:
             ]
             self._db.executemany("UPDATE placement SET until = ? WHERE store = ? AND network = ?", again)
             new = {network: Placement.ATTEMPTED for network in ends if network not in placed}
-            rows = [(store, network_text(n), state.value, to_seconds(ends[n])) for n, state in new.items()]
-            self._db.executemany("INSERT INTO placement VALUES (?, ?, ?, ?)", rows)
+            self._insert(store, {network: ends[network] for network in new})
             placed.update(new)
             self._attempted[store].update(new)
         return Token(ledger=self._ledger, boot=boot, layout=layout, sequence=sequence)
+
+    def _insert(self, store: str, ends: Mapping[Network, datetime | None]) -> None:
+        """Write new placements, attempted ones. In the order of their texts, which is the table's."""
+        state = Placement.ATTEMPTED.value
+        told = [(store, network_text(n), state, to_seconds(end)) for n, end in ends.items() if end is not None]
+        self._db.executemany("INSERT INTO placement VALUES (?, ?, ?, ?)", sorted(told))
+        # One statement for those without an end, of very many nearly all, takes a third of the time.
+        untold = json.dumps(sorted(network_text(n) for n, end in ends.items() if end is None))
+        rows = "SELECT ?, value, ?, NULL FROM json_each(?)"
+        self._db.execute(f"INSERT INTO placement {rows}", (store, state, untold))
 
     def _told_ends(self, store: str) -> Collection[Network]:
         """Return what a store was told an end for."""
@@ -175,7 +194,32 @@ class Places:
 
     def _of(self, store: str) -> dict[Network, Placement]:
         if store not in self._placed:
-            rows = self._db.execute("SELECT network, state FROM placement WHERE store = ?", (store,))
-            self._placed[store] = placed = {to_network(network): _STATES[state] for network, state in rows}
-            self._attempted[store] = {network for network, state in placed.items() if state is Placement.ATTEMPTED}
+            self._placed[store] = placed = self._read(store)
+            self._attempted[store] = {network for network, state in placed.items() if state is not Placement.CONFIRMED}
         return self._placed[store]
+
+    def _read(self, store: str) -> dict[Network, Placement]:
+        bans = self._bans()
+        counted = "SELECT (SELECT count(*) FROM ban), (SELECT count(*) FROM placement WHERE store = ?)"
+        in_table, number = self._db.execute(counted, (store,)).fetchone()
+        if in_table != len(bans) or 2 * number < len(bans):
+            return dict(self._named("SELECT network, state FROM placement WHERE store = ?", store))
+        # Most often every ban was seen there, and nothing else: then the tables have few others to tell.
+        others = (
+            "SELECT network, state FROM placement WHERE store = ?1"
+            " AND (state <> ?2 OR network NOT IN (SELECT network FROM ban))"
+        )
+        unplaced = "SELECT network, ?2 FROM ban WHERE network NOT IN (SELECT network FROM placement WHERE store = ?1)"
+        proven = Placement.CONFIRMED.value
+        placed = dict.fromkeys(bans, Placement.CONFIRMED)
+        for network, _ in self._named(unplaced, store, proven):
+            del placed[network]
+        placed.update(self._named(others, store, proven))
+        return placed
+
+    def _named(self, query: str, *values: str) -> Iterator[tuple[Network, Placement]]:
+        """Yield what a query tells, with the bans' own networks: of 100,000 a copy takes 11 MB."""
+        bans = self._bans()
+        for text, state in self._db.execute(query, values):
+            network = to_network(text)
+            yield bans[network].network if network in bans else network, _STATES[state]

@@ -58,8 +58,7 @@ class Sighting(NamedTuple):
     line: LogLine
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ban:
+class Ban(NamedTuple):
     """A live ban of one network; `until` None is permanent.
 
     `file`, `offset` and `line` name the log line that caused it, where one did; `line` is an outsider's text.

@@ -3,7 +3,7 @@
 Normalised means: host bits cleared, an IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2) unwrapped, a zone dropped.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from socket import AF_INET6, inet_ntoa, inet_ntop
@@ -169,23 +169,18 @@ class NetworkSet:
     """A set of networks that answers containment in one look-up per prefix length in use."""
 
     def __init__(self, networks: Iterable[Network] = ()) -> None:
-        self._members: dict[tuple[int, int], set[int]] = {}
-        for network in networks:
-            self._members.setdefault((network.version, network.prefixlen), set()).add(network.start)
+        self._members: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
+        for version, start, length in networks:
+            self._members[version, length].add(start)
 
     def __contains__(self, network: Network) -> bool:
         version, start, length = network
         members = self._members.get((version, length))
         return members is not None and start in members
 
-    @property
-    def may_be_nested(self) -> bool:
-        """Whether its members have several sizes, so that one may lie in another."""
-        return len(self._members) > len({version for version, _ in self._members})
-
     def covering(self, network: Network, *, strictly: bool = False) -> Network | None:
         """Return the largest member that holds `network`; `strictly`: other than itself. None where none does."""
-        for version, length in sorted(self._members):
+        for version, length in sorted(self._members) if self._members else ():
             if version != network.version or length > network.prefixlen - strictly:
                 continue
             around = network.supernet(length)
@@ -249,6 +244,12 @@ class NetworkIndex:
                 counts[around] += by
                 if not counts[around]:
                     del counts[around]
+
+
+def may_be_nested(networks: Iterable[Network]) -> bool:
+    """Tell whether some of these networks are of several sizes, so that one may lie in another."""
+    shapes = {(version, length) for version, _, length in networks}
+    return len(shapes) > len({version for version, _ in shapes})
 
 
 def maximal(networks: Iterable[Network]) -> Iterator[Network]:

@@ -3,7 +3,6 @@
 More evidence never ends a ban earlier. Doubt means no ban.
 """
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -192,11 +191,11 @@ def _changed(standing: Ban, ban: Ban, *, is_fixed: bool) -> Ban | None:
     until = ban.until if is_longer else standing.until
     if ban.network != standing.network:
         # A ban inside of another one is worth having only if it outlasts that.
-        return replace(ban, since=standing.since) if is_longer else None
+        return ban._replace(since=standing.since) if is_longer else None
     seen = standing.seen.also(ban.seen.first, ban.seen.ports[0]) if standing.seen and ban.seen else ban.seen
     if proves:
-        return replace(ban, since=standing.since, until=until, seen=seen)
-    return replace(standing, until=until, seen=seen) if is_longer else None
+        return ban._replace(since=standing.since, until=until, seen=seen)
+    return standing._replace(until=until, seen=seen) if is_longer else None
 
 
 def ends_later(one: datetime | None, other: datetime | None) -> bool:

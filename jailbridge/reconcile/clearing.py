@@ -2,93 +2,136 @@
 
 Marks are never read as truth. One goes only when a ban that came from a log has ended: at the first look all that the
 ledger knows of, later those that have ended since. A mark that PortSentry makes meanwhile is of something new.
+
+Each place is gone through for itself: one that fails keeps what is due there, and is tried again at growing intervals.
 """
 
 import logging
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from jailbridge.errors import FatalError, RetryLater
 from jailbridge.ledger import Ledger
 from jailbridge.model.network import Network, NetworkSet
 from jailbridge.model.plan import Action, Change, StoreSummary
+from jailbridge.reconcile.attached import Backoff
 from jailbridge.stores.protocol import Traces
 
 log = logging.getLogger("jailbridge.reconcile")
 
 
-class Clearing:
-    """The places of marks, held against one ledger."""
+@dataclass(slots=True)
+class Place:
+    """A place of marks, and how it fares.
 
-    def __init__(self, ledger: Ledger, places: Sequence[Traces]) -> None:
+    ended  what has ended since the place was gone through last; None: it never was, so all that the ledger knows of
+    """
+
+    traces: Traces
+    ended: set[Network] | None = None
+    backoff: Backoff = field(default_factory=Backoff)
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether it must be gone through: something has ended whose marks may still be there, or it failed."""
+        return self.ended is None or bool(self.ended) or self.backoff.problem is not None
+
+
+class Clearing:
+    """The places of marks, held against one ledger. `clock`: seconds of the monotonic one."""
+
+    def __init__(self, ledger: Ledger, places: Sequence[Traces], clock: Callable[[], float]) -> None:
         self._ledger = ledger
-        self._places = places
-        self._problems: dict[str, str] = {}
-        # What has ended since everything was cleared, up to a change of the ledger; None: nothing was yet.
-        self._ended: set[Network] | None = None
-        self._heard = 0
+        self._places = [Place(traces) for traces in places]
+        self._clock = clock
+        # The change of the ledger up to which the places know what has ended.
+        self._heard = ledger.last_change
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether any place must be gone through, be it its turn or not."""
+        return any(place.is_owed for place in self._informed())
 
     @property
     def is_due(self) -> bool:
-        """Whether something has ended whose marks may still be there."""
-        if not self._places or self._ended is None:
-            return bool(self._places)
-        while news := self._ledger.feed(self._heard):
-            self._heard = news[-1][0]
-            self._ended.update(network for _, _, what, network, _ in news if what == "unban")
-        return bool(self._ended)
+        """Whether any place must be gone through now: one that fails not before its turn. Costs next to nothing."""
+        now = self._clock()
+        return any(place.is_owed and now >= place.backoff.not_before for place in self._informed())
 
-    def clear(self, now: datetime) -> None:
-        """Take out the marks of ended bans. A place that is out of reach is told once, and is due again."""
-        if not self.is_due or self._ledger.paused(now):
-            return
-        if self._ended is None:
-            self._heard = self._ledger.last_change
-        before, self._ended = self._ended, set()
-        for place in self._places:
+    def clear(self, now: datetime, *, patient: bool = False) -> None:
+        """Take out the marks of ended bans; `patient`: leave places that fail alone until it is their turn."""
+        for place in self._informed() if not self._ledger.paused(now) else ():
+            if not place.is_owed or (marked := self._marked(place, patient=patient)) is None:
+                continue
             try:
-                over = self._over(place, before, now)
-                if over:
-                    place.remove(over)
-                    changes = [_change(place, network) for network in over]
-                    self._ledger.story.placed(place.name, changes, now)
-                    log.info("store=%s marks of ended bans taken out=%d", place.name, len(over))
-                self._problems.pop(place.name, None)
+                if over := self._over(place, marked, now):
+                    place.traces.remove(over)
+                    self._ledger.story.placed(place.traces.name, _changes(place, over), now)
+                    log.info("store=%s marks of ended bans taken out=%d", place.traces.name, len(over))
             except (RetryLater, FatalError) as error:
-                self._ended = before
-                if self._problems.get(place.name) != str(error):
-                    log.warning("store=%s unreachable: %s", place.name, error)
-                self._problems[place.name] = str(error)
+                self._note_failure(place, error, writing=True)
+            else:
+                place.ended = set()
+                self._note_success(place, writing=True)
 
-    def plan(self, now: datetime) -> tuple[Sequence[Change], Mapping[str, StoreSummary]]:
-        """Return what `clear` would take out, and each place's line of a plan."""
+    def plan(self, now: datetime, *, patient: bool = False) -> tuple[Sequence[Change], Mapping[str, StoreSummary]]:
+        """Return what `clear` would take out, and each place's line of a plan; `patient` as there."""
         changes: list[Change] = []
         summaries: dict[str, StoreSummary] = {}
-        for place in self._places:
-            try:
-                marked = len(place.observe())
-                if self.is_due and not self._ledger.paused(now):
-                    changes += [_change(place, network) for network in self._over(place, self._ended, now)]
-                problem = None
-            except (RetryLater, FatalError) as error:
-                marked, problem = 0, str(error)
-            summaries[place.name] = StoreSummary(
-                reachable=problem is None, enforcing=None, desired=0, observed=marked, problem=problem
+        for place in self._informed():
+            marked = self._marked(place, patient=patient)
+            if marked is not None and not self._ledger.paused(now):
+                changes += _changes(place, self._over(place, marked, now))
+            problem = place.backoff.problem
+            summaries[place.traces.name] = StoreSummary(
+                reachable=marked is not None, enforcing=None, desired=0, observed=len(marked or ()), problem=problem
             )
         return changes, summaries
 
-    def _over(self, place: Traces, ended: Set[Network] | None, now: datetime) -> Sequence[Network]:
-        """Return whose marks may go from a place; `ended`: the bans to look for, None for all that are known."""
-        if ended is not None and not ended:
+    def _informed(self) -> Sequence[Place]:
+        """Return the places, each knowing what has ended until now."""
+        while self._places and (news := self._ledger.feed(self._heard)):
+            self._heard = news[-1][0]
+            ended = [network for _, _, what, network, _ in news if what == "unban"]
+            for place in self._places:
+                if place.ended is not None:
+                    place.ended.update(ended)
+        return self._places
+
+    def _marked(self, place: Place, *, patient: bool) -> Collection[Network] | None:
+        """Return who has a mark there; None where that is not known."""
+        if patient and self._clock() < place.backoff.not_before:
+            return None
+        try:
+            marked = place.traces.observe()
+        except (RetryLater, FatalError) as error:
+            self._note_failure(place, error, writing=False)
+            return None
+        self._note_success(place, writing=False)
+        return marked
+
+    def _note_failure(self, place: Place, error: RetryLater | FatalError, *, writing: bool) -> None:
+        if place.backoff.failed(str(error), self._clock(), writing=writing):
+            log.warning("store=%s unreachable: %s", place.traces.name, error)
+
+    def _note_success(self, place: Place, *, writing: bool) -> None:
+        if place.backoff.succeeded(writing=writing):
+            log.info("store=%s reachable again", place.traces.name)
+
+    def _over(self, place: Place, marked: Collection[Network], now: datetime) -> Sequence[Network]:
+        """Return whose marks may go."""
+        if place.ended is not None and not place.ended:
             return ()
-        index, marked = NetworkSet(ended or ()), []
-        for network in place.observe():
+        index, over = NetworkSet(place.ended or ()), []
+        for network in marked:
             ban = self._ledger.covering(network)
-            is_meant = ended is None or index.covering(network) is not None
+            is_meant = place.ended is None or index.covering(network) is not None
             if is_meant and (ban is None or ban.is_over(now)):
-                marked.append(network)
-        return [network for network, stone in self._ledger.tombstones(marked).items() if stone.logged]
+                over.append(network)
+        return [network for network, stone in self._ledger.tombstones(over).items() if stone.logged]
 
 
-def _change(place: Traces, network: Network) -> Change:
-    return Change(place.name, Action.REMOVE, network, "PortSentry's mark of a ban that ended")
+def _changes(place: Place, networks: Sequence[Network]) -> list[Change]:
+    why = "PortSentry's mark of a ban that ended"
+    return [Change(place.traces.name, Action.REMOVE, network, why) for network in networks]

@@ -72,7 +72,7 @@ class Controller:
         interval_s  how long a store is believed at the least before it is read again
         traces      where PortSentry leaves its own marks
         """
-        self._clearing = Clearing(ledger, traces)
+        self._clearing = Clearing(ledger, traces, clock)
         self._brake = brake
         self._undecided: Mapping[str, Set[Network]] = {}
         self._ledger = ledger
@@ -113,7 +113,7 @@ class Controller:
         """Observe the stores and return what `reconcile` would change. Changes nothing."""
         exemptions = self._exemptions()
         found = self._outcome(self._observe(now, only), self._wanted(now, exemptions), now, exemptions, forced=forced)
-        return self._with_traces(found.plan, now) if only is None else found.plan
+        return self._with_traces(found.plan, now, patient=False) if only is None else found.plan
 
     def presences(self, now: datetime) -> Mapping[Network, Mapping[str, Presence]]:
         """Observe every store and tell, for each live ban, how each of them stands to it; in a pause none does."""
@@ -174,9 +174,9 @@ class Controller:
         if only is not None:
             return left.plan
         if exemptions is not None:
-            self._clearing.clear(now)
+            self._clearing.clear(now, patient=patient)
         self._heard = heard
-        return self._with_traces(left.plan, now)
+        return self._with_traces(left.plan, now, patient=True)
 
     def _settled(self, view: View, found: Outcome, now: datetime, *, patient: bool) -> View:
         if view.is_anothers and found.undecided[view.name]:
@@ -205,8 +205,9 @@ class Controller:
                 attached, attached.shelf, self._desired, now
             ):
                 return False
-        if self._clearing.is_due and self._exemptions() is not None:
-            self._clearing.clear(now)
+        is_turn = self._clearing.is_due if patient else self._clearing.is_owed
+        if is_turn and self._exemptions() is not None:
+            self._clearing.clear(now, patient=patient)
         return not due
 
     def left(self, now: datetime) -> Plan:
@@ -224,7 +225,7 @@ class Controller:
                 problem=attached.backoff.problem,
             )
         plan = Plan(changes=tuple(changes), stores=summaries)
-        return self._with_traces(plan, now) if self._clearing.is_due else plan
+        return self._with_traces(plan, now, patient=True) if self._clearing.is_owed else plan
 
     def restore(self, now: datetime) -> Plan:
         """Put every live ban back into the stores that can be written before the network is up; remove nothing.
@@ -257,8 +258,8 @@ class Controller:
         ]
         return planned(after)
 
-    def _with_traces(self, plan: Plan, now: datetime) -> Plan:
-        changes, summaries = self._clearing.plan(now)
+    def _with_traces(self, plan: Plan, now: datetime, *, patient: bool) -> Plan:
+        changes, summaries = self._clearing.plan(now, patient=patient)
         return Plan(changes=(*plan.changes, *changes), stores={**plan.stores, **summaries})
 
     def _take_over(self, found: Outcome, now: datetime) -> None:
@@ -286,8 +287,8 @@ class Controller:
             # Nobody knows yet whom to spare: only what was in force somewhere goes on.
             placed = set().union(*(self._ledger.places.of(name) for name in self._stores))
             return Desired({network: ban for network, ban in live.items() if ban.forced or network in placed})
-        find = exemptions.find
-        return Desired({network: ban for network, ban in live.items() if ban.forced or find(network) is None})
+        masked = {network for network in exemptions.touched(live) if not live[network].forced}
+        return Desired({network: ban for network, ban in live.items() if network not in masked} if masked else live)
 
     def _outcome(
         self,

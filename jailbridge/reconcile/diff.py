@@ -28,7 +28,7 @@ from heapq import nlargest
 from math import inf
 
 from jailbridge.model.ban import Ban
-from jailbridge.model.network import Network, NetworkSet
+from jailbridge.model.network import Network, NetworkSet, may_be_nested
 from jailbridge.model.plan import Action, Capabilities, Change, External, Observation, Placement
 from jailbridge.model.token import TokenState
 
@@ -102,7 +102,7 @@ class Desired:
 
     def _fit(self, overlaps: bool, limit: int | None) -> Mapping[Network, Ban]:
         fitted = self.bans
-        if not overlaps and self.index.may_be_nested:
+        if not overlaps and may_be_nested(fitted):
             alone = (n for n in fitted if self.index.covering(n, strictly=True) is None)
             fitted = {network: fitted[network] for network in alone}
         if limit is not None and len(fitted) > limit:
@@ -143,29 +143,31 @@ def differences(view: View, desired: Desired, now: datetime, undecided: Set[Netw
         return
     observed, fitted = view.observation.held, desired.fit(view.capabilities)
 
-    def change(action: Action, network: Network | None, why: str, until: datetime | None = None) -> Change:
-        return Change(store=view.name, action=action, network=network, why=why, until=until)
-
-    missing: list[Ban] = []
+    name = view.name
+    missing = [ban for network, ban in fitted.items() if network not in observed]
     other_ends: list[Ban] = []
-    for network, ban in fitted.items():
-        if (present := observed.get(network)) is None:
-            missing.append(ban)
-        elif not is_armed(present.until, ban.until, view.capabilities, now):
-            other_ends.append(ban)
+    if view.capabilities.ends:
+        # Most of very many have no end, here and there.
+        timed = dict.fromkeys(network for network, ban in fitted.items() if ban.until is not None)
+        timed |= dict.fromkeys(network for network, held in observed.items() if held.until is not None)
+        for network in timed:
+            ban, held = fitted.get(network), observed.get(network)
+            if ban is not None and held is not None and not is_armed(held.until, ban.until, view.capabilities, now):
+                other_ends.append(ban)
     has_extra = len(observed) > len(fitted) - len(missing)
     going = _going(view, desired, undecided) if has_extra else {}
     if view.observation.enforcing is False:
-        yield change(Action.HOOK, None, "our rules are not in force")
+        yield Change(name, Action.HOOK, None, "our rules are not in force")
     # Removals first: a store without overlaps must lose a host before it takes the network around it.
     for network, cause in going.items():
-        yield change(Action.REMOVE, network, cause)
+        yield Change(name, Action.REMOVE, network, cause)
     for ban in other_ends:
-        yield change(Action.UPDATE, ban.network, "its end differs", ban.until)
-    staying = NetworkSet(network for network in observed if network not in going) if missing else NetworkSet()
+        yield Change(name, Action.UPDATE, ban.network, "its end differs", ban.until)
+    staying = NetworkSet(observed.keys() - going.keys()) if missing else NetworkSet()
     for ban in missing:
-        if staying.covering(ban.network) is None:
-            yield change(Action.ADD, ban.network, _cause_to_add(ban.network, view, ban), ban.until)
+        network = ban.network
+        if staying.covering(network) is None:
+            yield Change(name, Action.ADD, network, _cause_to_add(network, view, ban), ban.until)
 
 
 def _cause_to_add(network: Network, view: View, wanted: Ban) -> str:

@@ -22,6 +22,7 @@ class Shelf:
     """A store's content as far as we know: what was read, and what it has acknowledged since.
 
     placements, undecided  as the pass that read it knew them
+    bans     what it holds, and until when by itself
     proven   whether its token stands for just that, so that a later difference is somebody's doing
     waiting  networks whose bans have changed and that have not been looked at since, in their order
     crowded  whether some bans are not there for want of room
@@ -34,7 +35,7 @@ class Shelf:
     proven: bool
     enforcing: bool | None
     foreign: int
-    bans: dict[Network, ObservedBan]
+    bans: dict[Network, datetime | None]
     placements: Mapping[Network, Placement]
     undecided: Set[Network]
     crowded: bool = False
@@ -49,7 +50,7 @@ class Shelf:
     @property
     def observation(self) -> Observation:
         """What a reading would show if nothing but we had changed anything."""
-        bans = tuple(self.bans.values())
+        bans = tuple([ObservedBan(network, None, until) for network, until in self.bans.items()])
         return Observation(token=self.token, enforcing=self.enforcing, bans=bans, foreign=self.foreign)
 
     def expect(self, network: Network) -> None:
@@ -97,16 +98,16 @@ class Shelf:
             elif change.action is Action.REMOVE:
                 self.bans.pop(change.network, None)
             else:
-                self.bans[change.network] = ObservedBan(network=change.network, until=change.until)
+                self.bans[change.network] = change.until
         return done
 
     def _change(self, network: Network, wanted: Mapping[Network, Ban], now: datetime) -> Change | None:
-        ban, held = wanted.get(network), self.bans.get(network)
+        ban, is_held = wanted.get(network), network in self.bans
         if ban is None:
-            return None if held is None else self._step(Action.REMOVE, network, "ended")
-        if held is None:
+            return self._step(Action.REMOVE, network, "ended") if is_held else None
+        if not is_held:
             return self._step(Action.ADD, network, ban.reason, ban)
-        if not is_armed(held.until, ban.until, self.capabilities, now):
+        if not is_armed(self.bans[network], ban.until, self.capabilities, now):
             return self._step(Action.UPDATE, network, "its end differs", ban)
         return None
 

@@ -126,11 +126,9 @@ def _finds(
     taken: list[Ban] = []
     undecided: set[Network] = set()
     consulted = adopt is None or _is_persons(view) or view.is_anothers
-    for observed in view.observation.bans if view.observation is not None and consulted else ():
+    for observed in _strangers(view, known) if consulted else ():
         network = observed.network
-        if network in view.placements and not view.is_newer_than_ledger:
-            continue
-        if network in known.bans or known.index.covering(network) is not None:
+        if known.index.covering(network) is not None:
             continue
         if is_settled(observed, view.is_newer_than_ledger):
             continue
@@ -139,6 +137,17 @@ def _finds(
         elif (ban := adopt(observed._replace(since=None) if view.is_anothers else observed, view.name).ban) is not None:
             taken.append(ban)
     return tuple(taken), undecided
+
+
+def _strangers(view: View, known: Desired) -> Sequence[ObservedBan]:
+    """Return what a store holds and the ledger neither knows nor, if it is not older, ever wrote there."""
+    if view.observation is None:
+        return ()
+    # Most often there is nobody among very many, and sets tell it in no time.
+    strangers = view.observation.held.keys() - known.bans.keys()
+    if strangers and not view.is_newer_than_ledger:
+        strangers -= view.placements.keys()
+    return [ban for ban in view.observation.bans if ban.network in strangers] if strangers else ()
 
 
 def _is_persons(view: View) -> bool:

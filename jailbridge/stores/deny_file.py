@@ -194,8 +194,8 @@ def _as_written(text: bytes) -> Network | None:
     try:
         name = address.decode("ascii")
         if not is_six:
-            packed = inet_pton(AF_INET, name)
-            return Network(4, int.from_bytes(packed), 32) if inet_ntop(AF_INET, packed) == name else None
+            # It takes no leading zeros and nothing shortened: every text that it takes is as we write it.
+            return Network(4, int.from_bytes(inet_pton(AF_INET, name)), 32)
         packed = inet_pton(AF_INET6, name[1:])
     except (OSError, ValueError):
         return None

@@ -12,7 +12,7 @@ from jailbridge.definitions import render, write
 from jailbridge.stores.fail2ban import Fail2banStore
 from jailbridge.stores.fail2ban_socket import Fail2banSocket
 from jailbridge.stores.protocol import Store
-from tests.contract.kits_nftables import done
+from tests.contract.programs import done
 
 FAIL2BAN = """[Definition]
 logtarget = {root}/log
@@ -58,7 +58,7 @@ class Fail2banKit:
             return server.ask("get", "other", "banip", "--with-time")
 
     def client(self, *words: str) -> str:
-        return done(["fail2ban-client", "-c", str(self.root), "-s", str(self.root / "socket"), *words])
+        return done("fail2ban-client", "-c", str(self.root), "-s", str(self.root / "socket"), *words)
 
     def start(self) -> None:
         command = ["unshare", "--net", "fail2ban-server", "-f", "-x", "-c", str(self.root), "start"]

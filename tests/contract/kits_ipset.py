@@ -12,6 +12,7 @@ from jailbridge.config.settings import FirewallSettings
 from jailbridge.stores.ipset import IpsetStore
 from jailbridge.stores.protocol import Store
 from jailbridge.stores.xtables import Kind
+from tests.contract.programs import done
 
 FOREIGN_SETS = """create jailbridge hash:net family inet
 add jailbridge 192.0.2.0/24
@@ -33,12 +34,6 @@ OURS = re.compile(r":jailbridge |-A jailbridge |.* -j jailbridge$")
 PATIENCE_S = 5.0
 
 
-def done(argv: list[str], given: str = "") -> str:
-    result = process.run(argv, given=given, timeout_s=60)
-    assert result.code == 0, f"{argv}: {result.err or result.out}"
-    return result.out
-
-
 class IpsetKit:
     """The sets and tables of a network namespace of the test's own."""
 
@@ -50,15 +45,15 @@ class IpsetKit:
     def tables(self, family: str, *words: str, given: str = "") -> str:
         """Run the kind's `FAMILY WORDS`, `FAMILY-save` or `FAMILY-restore`."""
         verb = f"-{words[0]}" if words[0] in {"save", "restore"} else ""
-        return done([f"{family}-{self.kind}{verb}", *words[bool(verb) :]], given)
+        return done(f"{family}-{self.kind}{verb}", *words[bool(verb) :], given=given)
 
     def prepare(self) -> None:
-        done(["ipset", "restore"], FOREIGN_SETS)
+        done("ipset", "restore", given=FOREIGN_SETS)
         for family, source in SOURCES.items():
             self.tables(family, "restore", "--noflush", given=FOREIGN_RULES.format(source=source))
 
     def foreign(self) -> object:
-        sets = [done(["ipset", "save", name]) for name in ("jailbridge", "jailbridge44", "jailbridge6-old")]
+        sets = [done("ipset", "save", name) for name in ("jailbridge", "jailbridge44", "jailbridge6-old")]
         rules = [
             [line.partition(" [")[0] for line in lines if not line.startswith("#") and not OURS.match(line)]
             for lines in (self.tables(family, "save").splitlines() for family in SOURCES)
@@ -75,12 +70,12 @@ class IpsetKit:
             destroy(name)
 
     def older_copy(self) -> Callable[[], None]:
-        saved = done(["ipset", "save", "jailbridge4"]) + done(["ipset", "save", "jailbridge6"])
+        saved = done("ipset", "save", "jailbridge4") + done("ipset", "save", "jailbridge6")
 
         def put_back() -> None:
-            done(["ipset", "flush", "jailbridge4"])
-            done(["ipset", "flush", "jailbridge6"])
-            done(["ipset", "-exist", "restore"], saved)
+            done("ipset", "flush", "jailbridge4")
+            done("ipset", "flush", "jailbridge6")
+            done("ipset", "-exist", "restore", given=saved)
 
         return put_back
 

@@ -9,6 +9,7 @@ from jailbridge import process
 from jailbridge.config.settings import FirewallSettings
 from jailbridge.stores.nftables import NftablesStore
 from jailbridge.stores.protocol import Store
+from tests.contract.programs import done
 
 FOREIGN_RULES = """
 table inet filter {
@@ -32,13 +33,6 @@ table ip jailbridge {
 """
 
 
-def done(argv: list[str], given: str = "") -> str:
-    """Run a program that must succeed; return what it prints."""
-    result = process.run(argv, given=given, timeout_s=60)
-    assert result.code == 0, f"{argv}: {result.err or result.out}"
-    return result.out
-
-
 class NftablesKit:
     """The tables of a network namespace of the test's own."""
 
@@ -47,26 +41,24 @@ class NftablesKit:
         self._monkeypatch = monkeypatch
 
     def prepare(self) -> None:
-        done(["nft", "-f", "-"], FOREIGN_RULES)
+        done("nft", "-f", "-", given=FOREIGN_RULES)
 
     def foreign(self) -> object:
-        return done(["nft", "-s", "list", "table", "inet", "filter"]), done(
-            ["nft", "list", "table", "ip", "jailbridge"]
-        )
+        return done("nft", "-s", "list", "table", "inet", "filter"), done("nft", "list", "table", "ip", "jailbridge")
 
     def lose(self) -> None:
-        done(["nft", "delete", "table", "inet", "jailbridge"])
+        done("nft", "delete", "table", "inet", "jailbridge")
 
     def older_copy(self) -> Callable[[], None]:
-        saved = done(["nft", "list", "ruleset"])
+        saved = done("nft", "list", "ruleset")
 
         def put_back() -> None:
-            done(["nft", "-f", "-"], "flush ruleset\n" + saved)
+            done("nft", "-f", "-", given="flush ruleset\n" + saved)
 
         return put_back
 
     def unhook(self) -> bool:
-        done(["nft", "flush", "chain", "inet", "jailbridge", "input"])
+        done("nft", "flush", "chain", "inet", "jailbridge", "input")
         return True
 
     @contextmanager

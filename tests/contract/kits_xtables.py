@@ -11,6 +11,7 @@ from jailbridge.stores.iptables import IptablesStore
 from jailbridge.stores.protocol import Store
 from jailbridge.stores.xtables import Kind
 from jailbridge.stores.xtables_rules import Family
+from tests.contract.programs import done
 
 FOREIGN_RULES = """*filter
 :others - [0:0]
@@ -26,31 +27,25 @@ COMMIT
 """
 
 
-def done(argv: list[str], given: str = "") -> str:
-    result = process.run(argv, given=given, timeout_s=60)
-    assert result.code == 0, f"{argv}: {result.err or result.out}"
-    return result.out
-
-
 class Tables:
     """Both families' tables of one kind, as a person sees and changes them."""
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
+        self._wait = ["-w"] if kind == "legacy" else []
 
     def run(self, family: Family, *words: str) -> str:
-        return done([f"{family}-{self.kind}", "-w", *words] if self.kind == "legacy" else [f"{family}-nft", *words])
+        return done(f"{family}-{self.kind}", *self._wait, *words)
 
     def save(self, family: Family) -> str:
-        return done([f"{family}-{self.kind}-save"])
+        return done(f"{family}-{self.kind}-save")
 
     def restore(self, family: Family, text: str, *options: str) -> None:
-        wait = ["-w"] if self.kind == "legacy" else []
-        done([f"{family}-{self.kind}-restore", *wait, *options], text)
+        done(f"{family}-{self.kind}-restore", *self._wait, *options, given=text)
 
     def rules(self, family: Family) -> list[str]:
         """The rules of the table filter, as `-A CHAIN …`."""
-        text = done([f"{family}-{self.kind}-save", "-t", "filter"])
+        text = done(f"{family}-{self.kind}-save", "-t", "filter")
         return [line for line in text.splitlines() if line.startswith("-A ")]
 
     def foreign(self) -> list[str]:

@@ -24,6 +24,7 @@ from jailbridge.stores.ipset import SINGLY, IpsetStore
 from jailbridge.stores.ipset_netlink import Request, Standing, Verb
 from jailbridge.stores.protocol import Drifted
 from jailbridge.stores.xtables import Kind
+from tests.contract.programs import done
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("own_network")]
 
@@ -39,12 +40,6 @@ def now() -> datetime:
 
 def token(sequence: int) -> Token:
     return Token(ledger="0123456789ab", boot="ba9876543210", layout=1, sequence=sequence)
-
-
-def run(*argv: str, given: str = "") -> str:
-    done = process.run(argv, given=given, timeout_s=60)
-    assert done.code == 0, f"{argv}: {done.err}"
-    return done.out
 
 
 def change(action: Action, network: str | None = None, until: datetime | None = None) -> Change:
@@ -166,13 +161,13 @@ def test_another_set_under_our_name_gives_way_with_the_bans_it_holds(
     for kind in kinds:
         own_network()
         for name in ("jailbridge4", "jailbridge6-new"):
-            run("ipset", "create", name, *other.split())
+            done("ipset", "create", name, *other.split())
         if element is not None:
             # As if an older version of ours had made it.
-            run("ipset", "add", "jailbridge4", element)
+            done("ipset", "add", "jailbridge4", element)
             rule = "-A jailbridge -m set --match-set jailbridge4 src -j DROP"
             text = f"*filter\n:jailbridge - [0:0]\n{rule}\nCOMMIT\n"
-            run(f"iptables-{kind}-restore", "--noflush", given=text)
+            done(f"iptables-{kind}-restore", "--noflush", given=text)
         store = IpsetStore(FirewallSettings(), kind=kind)
         assert store.observe(now()).enforcing is False
         assert store.apply([change(Action.HOOK), *adding("192.0.2.7")], token(1), now()) == []
@@ -182,21 +177,21 @@ def test_another_set_under_our_name_gives_way_with_the_bans_it_holds(
 
 
 def test_a_set_of_another_type_that_others_use_is_a_persons_business() -> None:
-    run("ipset", "create", "jailbridge4", "hash:ip")
-    run("iptables", "-A", "INPUT", "-m", "set", "--match-set", "jailbridge4", "src", "-j", "DROP")
+    done("ipset", "create", "jailbridge4", "hash:ip")
+    done("iptables", "-A", "INPUT", "-m", "set", "--match-set", "jailbridge4", "src", "-j", "DROP")
     store = IpsetStore(FirewallSettings(), kind="nft")
     with pytest.raises(FatalError, match=r"ipset: jailbridge4 is of type hash:ip, .* run `ipset destroy jailbridge4`$"):
         store.apply([change(Action.HOOK)], token(1), now())
-    assert "hash:ip" in run("ipset", "list", "-t", "jailbridge4")
+    assert "hash:ip" in done("ipset", "list", "-t", "jailbridge4")
 
 
 def test_a_draft_that_was_left_behind_is_in_nobodys_way() -> None:
-    run("ipset", "create", "jailbridge4", "hash:net")
-    run("ipset", "create", "jailbridge4-new", "hash:ip")
-    run("ipset", "add", "jailbridge4-new", "203.0.113.9")
+    done("ipset", "create", "jailbridge4", "hash:net")
+    done("ipset", "create", "jailbridge4-new", "hash:ip")
+    done("ipset", "add", "jailbridge4-new", "203.0.113.9")
     store = in_force(networks=("192.0.2.7",))
     assert held(store) == nets("192.0.2.7")
-    assert run("ipset", "list", "-n").split() == ["jailbridge4", "jailbridge6"]
+    assert done("ipset", "list", "-n").split() == ["jailbridge4", "jailbridge6"]
 
 
 # the token
@@ -209,7 +204,7 @@ def test_a_draft_that_was_left_behind_is_in_nobodys_way() -> None:
 def test_who_takes_out_a_sentinel_takes_the_token_away_and_nothing_is_written_unread(
     store: IpsetStore, command: str
 ) -> None:
-    run("ipset", *command.split())
+    done("ipset", *command.split())
     before = held(store)
     assert store.observe(now()).token is None
     with pytest.raises(Drifted):
@@ -222,9 +217,9 @@ def test_who_takes_out_a_sentinel_takes_the_token_away_and_nothing_is_written_un
 
 
 def test_an_older_copy_that_is_loaded_beside_what_is_there_leaves_no_token(store: IpsetStore) -> None:
-    saved = run("ipset", "save")
+    saved = done("ipset", "save")
     store.apply(removing("192.0.2.7"), token(2), now())
-    run("ipset", "-exist", "restore", given=saved)
+    done("ipset", "-exist", "restore", given=saved)
     seen = store.observe(now())
     assert (seen.token, seen.foreign) == (None, 0)
     store.apply(removing("192.0.2.7"), token(3), now())
@@ -232,10 +227,10 @@ def test_an_older_copy_that_is_loaded_beside_what_is_there_leaves_no_token(store
 
 
 def test_an_older_copy_is_not_taken_for_what_was_left(store: IpsetStore) -> None:
-    saved = run("ipset", "save")
+    saved = done("ipset", "save")
     store.apply(removing("192.0.2.7"), token(2), now(), expected=str(token(1)))
-    run("ipset", "flush")
-    run("ipset", "-exist", "restore", given=saved)
+    done("ipset", "flush")
+    done("ipset", "-exist", "restore", given=saved)
     assert store.touched()
     with pytest.raises(Drifted):
         store.apply(adding("203.0.113.9"), token(3), now(), expected=str(token(2)))
@@ -245,15 +240,15 @@ def test_an_older_copy_is_not_taken_for_what_was_left(store: IpsetStore) -> None
 
 def test_a_ban_around_the_sentinels_hides_no_loss(store: IpsetStore) -> None:
     store.apply(adding("224.0.0.0/3", "ff00::/8"), token(2), now())
-    run("ipset", "del", "jailbridge4", "224.0.0.3")
+    done("ipset", "del", "jailbridge4", "224.0.0.3")
     assert store.touched()
     with pytest.raises(Drifted):
         store.apply([], token(3), now(), expected=str(token(2)))
 
 
 def test_what_is_not_of_our_form_is_foreign_and_stays(store: IpsetStore) -> None:
-    run("ipset", "add", "jailbridge4", "224.9.9.9")
-    run("ipset", "add", "jailbridge4", "198.51.100.128/25", "nomatch")
+    done("ipset", "add", "jailbridge4", "224.9.9.9")
+    done("ipset", "add", "jailbridge4", "198.51.100.128/25", "nomatch")
     assert store.observe(now()).foreign == 2
     store.apply(adding("203.0.113.9"), token(2), now())
     seen = store.observe(now())
@@ -275,10 +270,10 @@ def test_what_we_do_ourselves_and_what_others_do_elsewhere_touches_nothing(kind:
     assert not store.touched()
     store.observe(now())
     assert not store.touched()
-    run("ipset", "create", "other", "hash:ip")
-    run("ipset", "add", "other", "192.0.2.7")
-    run(f"iptables-{kind}", "-A", "FORWARD", "-s", "192.0.2.9", "-j", "DROP")
-    run("ipset", "flush", "other")
+    done("ipset", "create", "other", "hash:ip")
+    done("ipset", "add", "other", "192.0.2.7")
+    done(f"iptables-{kind}", "-A", "FORWARD", "-s", "192.0.2.9", "-j", "DROP")
+    done("ipset", "flush", "other")
     # On legacy hosts any rule of the table may cause a reading.
     assert not store.touched() or kind == "legacy"
 
@@ -296,7 +291,7 @@ def test_what_we_do_ourselves_and_what_others_do_elsewhere_touches_nothing(kind:
     ],
 )
 def test_what_another_does_to_our_part_is_noticed_until_it_is_read(store: IpsetStore, command: str) -> None:
-    run(*command.split())
+    done(*command.split())
     assert store.touched()
     assert store.touched()
     store.observe(now())
@@ -312,12 +307,12 @@ def test_ten_thousand_at_once_and_one_by_one_come_to_the_same(store: IpsetStore)
     changes = [change(Action.ADD, network, until) for network in networks]
     assert store.apply([*changes, *removing(*NETWORKS)], token(2), now(), expected=str(token(1))) == []
     assert held(store) == nets(*networks)
-    bulk = run("ipset", "save")
+    bulk = done("ipset", "save")
     assert store.apply(removing(*networks[SINGLY - 1 :]), token(3), now(), expected=str(token(2))) == []
     assert held(store) == nets(*networks[: SINGLY - 1])
-    run("ipset", "flush")
+    done("ipset", "flush")
     store.apply(changes[: SINGLY - 1], token(4), now())
-    few = {line.partition(" timeout")[0] for line in run("ipset", "save").splitlines() if "comment" not in line}
+    few = {line.partition(" timeout")[0] for line in done("ipset", "save").splitlines() if "comment" not in line}
     assert few < {line.partition(" timeout")[0] for line in bulk.splitlines()}
     assert all(abs((ban.until or now()) - until) < 30 * SECOND for ban in store.observe(now()).bans)
 
@@ -369,9 +364,9 @@ def test_what_a_full_set_has_no_room_for_is_refused_and_the_token_keeps_its_plac
 
 def test_a_set_that_others_have_filled_without_our_token_is_a_persons_business() -> None:
     store = in_force(networks=(), capacity=4)
-    run("ipset", "flush", "jailbridge4")
+    done("ipset", "flush", "jailbridge4")
     for n in range(4):
-        run("ipset", "add", "jailbridge4", f"10.0.0.{n}")
+        done("ipset", "add", "jailbridge4", f"10.0.0.{n}")
     with pytest.raises(
         FatalError, match=r"^ipset: jailbridge4 is full of what is not ours: run `ipset flush jailbridge4`"
     ):
@@ -404,7 +399,7 @@ def test_any_two_sets_of_networks_can_follow_each_other(
     store: IpsetStore, first: set[Network], second: set[Network], pad: bool, shared: st.DataObject
 ) -> None:
     """Overlapping or not, singly or in bulk."""
-    run("ipset", "flush")
+    done("ipset", "flush")
     padding = [f"172.16.{n >> 8}.{n & 255}" for n in range(SINGLY)] if pad else []
     second |= set(shared.draw(st.lists(st.sampled_from(sorted(first, key=str)), max_size=4))) if first else set()
     refused = store.apply([change(Action.ADD, str(n)) for n in first] + adding(*padding), token(1), now())
@@ -457,7 +452,7 @@ def test_packets_of_a_banned_network_are_stopped_until_it_is_unbanned(
     inside = [address for _, banned, _ in cases for address in banned]
     outside = [address for _, _, free in cases for address in free]
     text = "".join(f"address add {one} dev lo{' nodad' * (':' in one)}\n" for one in (*inside, *outside))
-    run("ip", "-batch", "-", given=text)
+    done("ip", "-batch", "-", given=text)
     store = IpsetStore(FirewallSettings(target=target, chains=(Chain.INPUT, Chain.FORWARD)), kind=kind)
     assert {reaches(address) for address in (*inside, *outside)} == {"arrived"}
     assert store.apply([change(Action.HOOK), *adding(*(ban for ban, _, _ in cases))], token(1), now()) == []
@@ -573,9 +568,9 @@ def test_each_request_is_made_and_answered_in_order(store: IpsetStore) -> None:
         ipset_netlink.EXIST if number >= 9 and request.strict else code
         for number, (request, code) in enumerate(requests)
     ]
-    saved = run("ipset", "save", name)
+    saved = done("ipset", "save", name)
     assert re.search(rf'\nadd {name} 10\.0\.0\.1 timeout 214748\d comment "second"\n', saved)
-    assert "add jailbridge6 2001:db8:5::/64 timeout 0\n" in run("ipset", "save", "jailbridge6")
+    assert "add jailbridge6 2001:db8:5::/64 timeout 0\n" in done("ipset", "save", "jailbridge6")
 
 
 def test_a_kernel_without_ipset_is_a_persons_business(store: IpsetStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,21 +20,10 @@ from jailbridge.model.token import Token
 from jailbridge.stores import leftovers
 from jailbridge.stores.xtables_rules import CHAIN, Family
 from jailbridge.tailer.tailer import Tailer
+from tests.settings import settings_text
 
 pytestmark = pytest.mark.e2e
 
-CONFIG = """
-[stores.firewall]
-backend = "nftables"
-[stores.hosts_deny]
-enabled = false
-[stores.fail2ban]
-enabled = false
-[stores.blocked_files]
-enabled = false
-[portsentry]
-conf = "/nonexistent"
-"""
 BACKENDS = (FirewallBackend.NFTABLES, FirewallBackend.IPSET, FirewallBackend.IPTABLES)
 
 
@@ -111,8 +100,9 @@ def test_a_program_that_does_not_run_keeps_the_rest_for_later_and_never_ends_the
     broken.write_bytes(b"\x7fELF")
     broken.chmod(0o755)
     monkeypatch.setattr(process, "SEARCH_PATH", f"{broken.parent}{os.pathsep}{process.SEARCH_PATH}")
-    with Ledger(tmp_path / "ledger") as ledger:
-        operations = Operations(parse(CONFIG, "test"), ledger)
+    settings = parse(settings_text(tmp_path, store="firewall"), "test")
+    with Ledger(settings.ledger.path) as ledger:
+        operations = Operations(settings, ledger)
         engine = Engine(operations, Tailer([], {}, wake=lambda: None), None)
         engine.make_pass()
         read_again(engine, operations)

@@ -29,7 +29,8 @@ from jailbridge.stores.protocol import Drifted
 from jailbridge.stores.xtables import Held, Kind, Xtables
 from jailbridge.stores.xtables_rules import Family, Rule, parse_table, words_of
 from jailbridge.stores.xtables_writers import HelperWriter
-from tests.contract.kits_xtables import FOREIGN_RULES, Tables, done
+from tests.contract.kits_xtables import FOREIGN_RULES, Tables
+from tests.contract.programs import done
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("own_network")]
 
@@ -165,13 +166,13 @@ def test_the_chains_that_are_there_are_hooked(tables: Tables, kind: Kind) -> Non
 
 
 def test_others_rules_and_their_counters_are_kept_to_the_byte(tables: Tables, kind: Kind) -> None:
-    counted = done([f"iptables-{kind}-save", "-c"]).replace("[0:0] -A", "[7:1234] -A")
-    done([f"iptables-{kind}-restore", "-c"], counted)
-    before = [line for line in done([f"iptables-{kind}-save", "-c"]).splitlines() if not line.startswith("#")]
+    counted = done(f"iptables-{kind}-save", "-c").replace("[0:0] -A", "[7:1234] -A")
+    done(f"iptables-{kind}-restore", "-c", given=counted)
+    before = [line for line in done(f"iptables-{kind}-save", "-c").splitlines() if not line.startswith("#")]
     store = IptablesStore(settings(target="REJECT:tcp-reset"), kind=kind)
     apply(store, 1, *(f"10.0.0.{n}" for n in range(20)))
     store.apply([change(Action.REMOVE, "10.0.0.3"), change(Action.ADD, "192.0.2.7")], token(2), now())
-    after = [line for line in done([f"iptables-{kind}-save", "-c"]).splitlines() if "jailbridge -" not in line]
+    after = [line for line in done(f"iptables-{kind}-save", "-c").splitlines() if "jailbridge -" not in line]
     after = [line for line in after if not line.startswith("#") and not line.endswith("-j jailbridge")]
     assert any("[7:1234]" in line for line in before)
     assert after == [line for line in before if line != JUMP]
@@ -255,9 +256,9 @@ def tcp(source: str, to: str) -> int:
 )
 def test_a_banned_host_gets_what_the_target_says(kind: Kind, target: Target, four: int, six: int) -> None:
     for address in ("192.0.2.1/32", "192.0.2.7/32", "192.0.2.8/32"):
-        done(["ip", "address", "add", address, "dev", "lo"])
+        done("ip", "address", "add", address, "dev", "lo")
     for address in ("2001:db8::1/128", "2001:db8:1::7/128", "2001:db8:2::7/128"):
-        done(["ip", "address", "add", address, "dev", "lo", "nodad"])
+        done("ip", "address", "add", address, "dev", "lo", "nodad")
     store = IptablesStore(settings(target=target), kind=kind)
     assert apply(store, 1, "192.0.2.7", "2001:db8:1::/64") == []
     assert (udp("192.0.2.7", "192.0.2.1"), udp("2001:db8:1::7", "2001:db8::1")) == (four, six)
@@ -419,7 +420,7 @@ def test_without_iptables_a_person_is_told_what_to_install(kind: Kind, monkeypat
 
 @pytest.mark.parametrize("kind", ["nft"])
 def test_a_table_with_rules_of_nft_is_told(tables: Tables) -> None:
-    done(["nft", "add", "rule", "ip", "filter", "INPUT", "meta", "mark", "set", "numgen", "random", "mod", "2"])
+    done("nft", "add", "rule", "ip", "filter", "INPUT", "meta", "mark", "set", "numgen", "random", "mod", "2")
     with pytest.raises(FatalError, match=r"rules that only nft can read: .* set stores\.firewall\.backend"):
         IptablesStore(settings(), kind="nft").observe(now())
 
@@ -594,13 +595,13 @@ def test_the_helper_writes_just_what_iptables_would(legacy: Xtables) -> None:
     legacy.write(holding(four, six), hooking=False)
     tables = Tables("legacy")
     for family, rules in {Family.IPV4: four, Family.IPV6: six}.items():
-        done([f"{family}-legacy", "-w", "-N", "check"])
+        done(f"{family}-legacy", "-w", "-N", "check")
         for rule in rules:
-            done([f"{family}-legacy", "-w", "-A", "check", *words_of(rule)])
+            done(f"{family}-legacy", "-w", "-A", "check", *words_of(rule))
         chains = parse_table(tables.save(family))
         assert chains["jailbridge"] == chains["check"] == tuple(map(words_of, rules))
         for rule in rules:
-            done([f"{family}-legacy", "-w", "-D", "jailbridge", *words_of(rule)])
+            done(f"{family}-legacy", "-w", "-D", "jailbridge", *words_of(rule))
 
 
 def of(target: Target, family: Family) -> tuple[Rule, ...]:

@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -72,7 +71,7 @@ class LedgerMachine(RuleBasedStateMachine):
         seen = Sightings(self.now, self.now, count, ports)
         held = [network for network in chosen if network in self.bans]
         self.ledger.record([], now=self.now, merged=dict.fromkeys(held, seen))
-        self.bans |= {network: replace(self.bans[network], seen=seen) for network in held}
+        self.bans |= {network: self.bans[network]._replace(seen=seen) for network in held}
 
     @rule(chosen=st.lists(networks, max_size=4), why=st.sampled_from(EndReason))
     def end(self, chosen: list[Network], why: EndReason) -> None:

@@ -128,6 +128,7 @@ def test_a_ban_holds_its_source_and_nobody_exempt_and_lies_ahead(
 @given(network=NETWORKS, exempt=EXEMPTIONS)
 def test_an_exemption_is_found_exactly_where_one_touches(network: Network, exempt: list[Exemption]) -> None:
     found = Exemptions(exempt).find(network)
+    assert Exemptions(exempt).touched([network]) == ({network} if found is not None else set())
     touching = [
         entry for entry in exempt if entry.network.version == network.version and entry.network.overlaps(network)
     ]

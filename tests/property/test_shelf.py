@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from jailbridge.model.ban import Ban, Origin
 from jailbridge.model.network import Network, parse_network
-from jailbridge.model.plan import Capabilities, ObservedBan
+from jailbridge.model.plan import Capabilities
 from jailbridge.reconcile.diff import fit
 from jailbridge.reconcile.shelf import Shelf
 
@@ -35,7 +35,7 @@ def test_a_store_with_a_limit_ends_up_with_the_longest_bans(
         proven=True,
         enforcing=None,
         foreign=0,
-        bans=dict[Network, ObservedBan](),
+        bans=dict[Network, datetime | None](),
         placements={},
         undecided=set(),
     )

@@ -1,6 +1,7 @@
 """The benchmark counts what is there and invents nothing."""
 
 import importlib.util
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,13 @@ def figures() -> Iterator[Any]:
 def crowd() -> Iterator[Any]:
     with module("crowd") as found:
         yield found
+
+
+@pytest.mark.parametrize("name", ["sensor", "stores", "tailer"])
+def test_a_benchmark_finds_all_that_it_uses(name: str) -> None:
+    """Nothing else runs one: what it takes from the package may have moved."""
+    done = subprocess.run([sys.executable, BENCHMARKS / f"{name}.py", "--help"], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_only_whole_lines_of_a_history_name_a_source(figures: Any) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.settings import settings_text
+
 
 def jailbridge(*arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -16,26 +18,7 @@ def jailbridge(*arguments: str, given: str | None = None) -> subprocess.Complete
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "jailbridge.toml"
-    path.write_text(
-        f"""
-[ledger]
-path = "{tmp_path}/ledger.sqlite3"
-[policy]
-allow_files = []
-[stores.hosts_deny]
-path = "{tmp_path}/hosts.deny"
-[stores.firewall]
-enabled = false
-[stores.fail2ban]
-enabled = false
-[stores.blocked_files]
-enabled = false
-[portsentry]
-conf = "{tmp_path}/portsentry.conf"
-[control]
-socket = "{tmp_path}/control.sock"
-"""
-    )
+    path.write_text(settings_text(tmp_path))
     return path
 
 
@@ -128,7 +111,7 @@ def test_a_reason_that_no_log_line_can_carry_is_refused(command: list[str], reas
     assert done.returncode == 1
     assert "a reason should be one line" in done.stderr
     assert done.stderr.count("\n") == 1
-    assert not (config.parent / "ledger.sqlite3").exists()
+    assert not (config.parent / "ledger").exists()
 
 
 def test_a_restore_during_a_pause_does_not_say_that_bans_are_back(config: Path) -> None:

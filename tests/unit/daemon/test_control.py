@@ -13,31 +13,12 @@ from jailbridge.daemon.control import ControlServer, call
 from jailbridge.daemon.operations import Operations
 from jailbridge.errors import GiveUp
 from jailbridge.ledger import Ledger
+from tests.settings import settings_text
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return parse(
-        f"""
-[ledger]
-path = "{tmp_path}/ledger"
-[policy]
-allow_files = []
-[stores.hosts_deny]
-path = "{tmp_path}/hosts.deny"
-[stores.firewall]
-enabled = false
-[stores.fail2ban]
-enabled = false
-[stores.blocked_files]
-enabled = false
-[portsentry]
-conf = "{tmp_path}/portsentry.conf"
-[control]
-socket = "{tmp_path}/run/control.sock"
-""",
-        "test",
-    )
+    return parse(settings_text(tmp_path), "test")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -287,7 +286,7 @@ def test_seen_again_while_banned_is_merged_and_changes_no_ban(judge: Judge, ledg
     assert recorded(ledger, judge, again, NOW + HOUR).bans == []
     ban = ledger.bans()[parse_network("198.18.0.1")]
     assert ban.seen == (NOW, NOW + SECOND, 4, ("tcp/23", "tcp/80"))
-    assert replace(ban, seen=None) == replace(before, seen=None)
+    assert ban._replace(seen=None) == before._replace(seen=None)
     assert ledger.last_change == change, "nothing to reconcile"
     assert details(ledger, "198.18.0.1")[-1] == ("seen", "syn scan, port tcp/23: banned already")
 

@@ -11,6 +11,7 @@ from jailbridge.errors import GiveUp, ParseError, RetryLater
 from jailbridge.ledger import Ledger
 from jailbridge.model.ban import Ban, Origin
 from jailbridge.model.network import Network, network_text, parse_network
+from tests.settings import settings_text
 
 
 class Clock:
@@ -28,24 +29,8 @@ def clock() -> Clock:
 
 @pytest.fixture
 def operations(tmp_path: Path, clock: Clock) -> Iterator[Operations]:
-    settings = parse(
-        f"""
-[policy]
-allow = ["192.0.2.0/28"]
-allow_files = ["{tmp_path}/allowed"]
-[stores.hosts_deny]
-path = "{tmp_path}/hosts.deny"
-[stores.firewall]
-enabled = false
-[stores.fail2ban]
-enabled = false
-[stores.blocked_files]
-enabled = false
-[portsentry]
-conf = "{tmp_path}/portsentry.conf"
-""",
-        "test",
-    )
+    allowing = f'allow = ["192.0.2.0/28"]\nallow_files = ["{tmp_path}/allowed"]'
+    settings = parse(settings_text(tmp_path, policy=allowing), "test")
     (tmp_path / "allowed").touch()
     with Ledger(tmp_path / "ledger") as ledger:
         yield Operations(settings, ledger, clock)

@@ -11,25 +11,12 @@ from jailbridge.daemon.operations import Operations, utc_now
 from jailbridge.daemon.run import TURN_S, Engine
 from jailbridge.ledger import Ledger
 from jailbridge.tailer.tailer import Tailer
+from tests.settings import settings_text
 
 
 @pytest.fixture
 def operations(tmp_path: Path) -> Iterator[Operations]:
-    settings = parse(
-        f"""
-[stores.hosts_deny]
-path = "{tmp_path}/hosts.deny"
-[stores.firewall]
-enabled = false
-[stores.fail2ban]
-enabled = false
-[stores.blocked_files]
-enabled = false
-[portsentry]
-conf = "{tmp_path}/portsentry.conf"
-""",
-        "test",
-    )
+    settings = parse(settings_text(tmp_path), "test")
     with Ledger(tmp_path / "ledger") as ledger:
         yield Operations(settings, ledger)
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -69,12 +68,12 @@ def ledger(path: Path) -> Iterator[Ledger]:
     "written",
     [
         FULL,
-        replace(FULL, until=None),
-        replace(FULL, evidence=None),
-        replace(FULL, port=None, line=None),
-        replace(FULL, file=None, offset=None),
-        replace(FULL, forced=False, origin=Origin.STORE),
-        replace(FULL, network=net("0.0.0.0/0"), until=NOW + timedelta(days=36500)),
+        FULL._replace(until=None),
+        FULL._replace(evidence=None),
+        FULL._replace(port=None, line=None),
+        FULL._replace(file=None, offset=None),
+        FULL._replace(forced=False, origin=Origin.STORE),
+        FULL._replace(network=net("0.0.0.0/0"), until=NOW + timedelta(days=36500)),
     ],
 )
 def test_every_field_of_a_ban_comes_back(path: Path, written: Ban) -> None:

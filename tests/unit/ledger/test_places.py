@@ -1,7 +1,6 @@
 """What is known of where each ban was placed, and when that is no longer believed."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -73,7 +72,7 @@ def placed(ledger: Ledger, *networks: str) -> None:
 
 def test_what_was_seen_of_an_earlier_ban_proves_nothing_of_a_new_or_changed_one(path: Path, ledger: Ledger) -> None:
     placed(ledger, "192.0.2.7", "192.0.2.8", "192.0.2.9")
-    ledger.record([replace(ban("192.0.2.7"), until=NOW + HOUR)], now=NOW)
+    ledger.record([ban("192.0.2.7")._replace(until=NOW + HOUR)], now=NOW)
     ledger.end([net("192.0.2.8")], EndReason.OPERATOR, now=NOW)
     ledger.record([ban("192.0.2.8")], now=NOW)
     expected = {
@@ -133,7 +132,7 @@ def test_the_end_that_a_store_was_told_last_is_kept_however_often_it_is_told(pat
 
 
 def test_a_tombstone_tells_whether_a_log_had_led_to_any_of_its_bans(ledger: Ledger) -> None:
-    made = {"192.0.2.7": replace(ban("192.0.2.7"), file="/log"), "192.0.2.8": ban("192.0.2.8")}
+    made = {"192.0.2.7": ban("192.0.2.7")._replace(file="/log"), "192.0.2.8": ban("192.0.2.8")}
     ledger.record(made.values(), now=NOW)
     ledger.end(map(net, made), EndReason.OPERATOR, now=NOW)
     ledger.record([ban("192.0.2.7")], now=NOW)

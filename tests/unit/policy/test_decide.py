@@ -1,5 +1,4 @@
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from itertools import permutations
@@ -346,7 +345,7 @@ def test_proof_is_kept_though_it_makes_a_ban_no_longer(until: datetime | None) -
 
 
 def test_a_longer_ban_inside_a_wider_one_is_a_ban_of_its_own_but_no_other_is() -> None:
-    wider = replace(standing(until=NOW + HOUR, origin=Origin.STORE), network=parse_network("192.0.2.0/24"))
+    wider = standing(until=NOW + HOUR, origin=Origin.STORE)._replace(network=parse_network("192.0.2.0/24"))
     proven = decision(event(), evidence=HANDSHAKE, past=Past(standing=wider))
     assert network_text(made(proven).network) == "192.0.2.7"
     short = decision(event(), evidence=HANDSHAKE, past=Past(standing=wider), policy=rules(ban_for="1m"))

@@ -377,7 +377,7 @@ class Marks:
 
 def seen(world: World, *networks: str) -> None:
     """Ban these because of a line of a log."""
-    world.ledger.record([replace(ban(network), file="/log") for network in networks], now=NOW)
+    world.ledger.record([ban(network)._replace(file="/log") for network in networks], now=NOW)
 
 
 def test_a_mark_that_is_made_after_its_ban_ended_is_of_something_new(world: World) -> None:
