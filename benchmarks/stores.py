@@ -164,6 +164,18 @@ def reconcile(sizes: Sizes, ours: bool, again: bool) -> Run:
         }
 
 
+def reconcile_again_by_daemon(sizes: Sizes) -> Run:
+    """Ask a running daemon for the same, where there is nothing to do."""
+    networks = crowd(sizes.of(BANS), utc_now())
+    with _holding(len(networks), Backend.NFTABLES, ours=True, deny=f"max = {DENY_MAX}") as ground:
+        command = (*JAILBRIDGE, "reconcile", "--config", str(ground.folder / "jailbridge.toml"))
+        return {
+            "seconds_s": timed(partial(ground.run, *command, timeout_s=SLOW_S)),
+            "in nftables_%": held(ground.run(*Backend.NFTABLES.listing, timeout_s=SLOW_S), networks),
+            "in hosts.deny_%": held((ground.folder / "hosts.deny").read_text(), networks),
+        }
+
+
 def fail2ban_restart(sizes: Sizes) -> Run:
     """Restart fail2ban, which puts its own bans back from its database, one program for each."""
     addresses = [source(number) for number in range(sizes.of(F2B_BANS))]
@@ -338,7 +350,11 @@ def rows(sizes: Sizes) -> Rows:
         ),
         "reconcile-again": (
             "the same once more, with nothing to do; beside it, reading alone",
-            {OURS: partial(reconcile, sizes, True, True), floor: partial(reconcile, sizes, False, True)},
+            {
+                OURS: partial(reconcile, sizes, True, True),
+                f"{OURS}, by its daemon": partial(reconcile_again_by_daemon, sizes),
+                floor: partial(reconcile, sizes, False, True),
+            },
         ),
         **{
             f"one-more-{backend}": (

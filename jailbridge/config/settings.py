@@ -397,6 +397,11 @@ class ControlSettings(Section):
 
     socket: SocketPath = Path("/run/jailbridge/control.sock")
 
+    @property
+    def fail2ban_wake(self) -> Path:
+        """The socket beside it that our action in fail2ban tells what is done in the jail."""
+        return self.socket.with_name("fail2ban.wake")
+
 
 class MetricsSettings(Section):
     """[metrics]."""

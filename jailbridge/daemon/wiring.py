@@ -22,7 +22,8 @@ def attached_stores(settings: Settings) -> Iterator[Attached]:
     if stores.firewall.enabled:
         yield Attached(store=firewall(stores.firewall), external=stores.firewall.external)
     if stores.fail2ban.enabled:
-        store = Fail2banStore(jail=stores.fail2ban.jail, socket=stores.fail2ban.socket)
+        jail, socket, wake = stores.fail2ban.jail, stores.fail2ban.socket, settings.control.fail2ban_wake
+        store = Fail2banStore(jail=jail, socket=socket, wake=wake)
         yield Attached(store=store, external=stores.fail2ban.external)
     if stores.hosts_deny.enabled:
         yield Attached(store=HostsDenyStore(stores.hosts_deny), external=stores.hosts_deny.external)

@@ -66,6 +66,7 @@ def render(settings: Settings, *, standalone: bool = False) -> Mapping[str, str]
         "paths": list(dict.fromkeys(map(logpath, tails))),
         "findtime_s": int(findtime.total_seconds()),
         "bantime_s": PERMANENT_S if bantime is None else int(bantime.total_seconds()),
+        "wake": wake(settings.control.fail2ban_wake),
         "ignored": [*NEVER_BANNED, *map(network_text, settings.policy.allow)],
     }
     templates = _templates()
@@ -88,6 +89,14 @@ def logpath(tail: TailSettings) -> str:
     if not text.isprintable() or any(character in text for character in ";#<>"):
         raise FatalError(f"fail2ban cannot follow {shown(text)}: use a path without line breaks and any of ; # < >")
     return (text if tail.is_pattern else glob.escape(text)).replace("%", "%%")
+
+
+def wake(path: Path) -> str:
+    """Return the path as a value of our action's. Raises FatalError for what no escape saves there."""
+    text = str(path)
+    if not text.isprintable() or any(character in text for character in ";#<>[]\"',"):
+        raise FatalError(f"fail2ban's action cannot be given {shown(text)}: set control.socket to a plain path")
+    return text.replace("%", "%%")
 
 
 def _standalone_bantime(settings: Settings, tails: list[TailSettings]) -> timedelta | None:

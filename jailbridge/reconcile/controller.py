@@ -125,7 +125,7 @@ class Controller:
     def notice(self) -> None:
         """Ask every store that is believed whether another may have changed something: then it is read soon."""
         for attached in self._stores.values():
-            if attached.store.touched() and attached.shelf is not None:
+            if attached.shelf is not None and attached.store.touched():
                 attached.was_touched(self._clock())
         if self._heard >= 0:
             # Worked out while nobody waits for it: at 100,000 bans it takes a third of a second.

@@ -1,7 +1,8 @@
 """The store behind fail2ban's jail: the bans it lists, our token in a property of our action.
 
 The jail is the one we ship: its bans have no end of their own, and stopping packets is not its business. What fail2ban
-bans there from its own reading of a log is only reported. Other jails are never read or changed.
+bans there from its own reading of a log is only reported. That something is done there our action tells
+(fail2ban_news). Other jails are never read or changed.
 """
 
 import logging
@@ -15,6 +16,7 @@ from jailbridge.errors import ParseError, RetryLater
 from jailbridge.model.network import Network, is_host, network_text, parse_network, shown
 from jailbridge.model.plan import Action, Capabilities, Change, Observation, ObservedBan, Rejection
 from jailbridge.model.token import Token
+from jailbridge.stores.fail2ban_news import JailNews
 from jailbridge.stores.fail2ban_socket import TIMEOUT_S, Fail2banSocket, Refused
 from jailbridge.stores.protocol import Drifted
 
@@ -38,12 +40,14 @@ _log = logging.getLogger("jailbridge.stores.fail2ban")
 
 
 class Fail2banStore:
-    """fail2ban's jail as a store. Each call makes its own connection; nothing is kept between calls."""
+    """fail2ban's jail as a store. Each call makes its own connection; only news are kept between calls."""
 
     name = "fail2ban"
     capabilities = Capabilities(overlaps=True, ends=False, volatile=True, early=False, turn=TURN)
 
-    def __init__(self, *, jail: str, socket: Path, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, *, jail: str, socket: Path, wake: Path | None = None, timeout_s: float = TIMEOUT_S) -> None:
+        """`wake` is where our action tells what is done in the jail; None: changes wait for the next reading."""
+        self._news = JailNews(wake) if wake is not None else None
         self._jail = jail
         self._socket = socket
         self._timeout_s = timeout_s
@@ -68,8 +72,8 @@ class Fail2banStore:
         return Observation(token=_token(mark), enforcing=True, bans=tuple(bans.values()), foreign=foreign)
 
     def touched(self) -> bool:
-        """Tell nothing: fail2ban has no cheap question for it, so what changes there waits for the next reading."""
-        return False
+        """Tell whether our action told of something that we did not have done; never raises."""
+        return self._news is not None and self._news.heard()
 
     def apply(
         self,
@@ -95,6 +99,9 @@ class Fail2banStore:
             rejections += [Rejection(change=change, why=TOO_WIDE) for change in changes if _is_everything(change)]
             for command, chunk in _chunks(self._effective(server, changes)):
                 rejections += self._send(server, command, chunk)
+                if self._news is not None:
+                    what = command.removesuffix("ip")
+                    self._news.disregard(f"{what} {network_text(c.network)}" for c in chunk if c.network is not None)
             if self._mark(server) != mark:
                 raise Drifted(f"fail2ban's jail {self._jail} was restarted while it was written")
             self._set_mark(server, str(token))

@@ -41,7 +41,23 @@ def started(make_lab: Callable[..., Lab], backend: str, extra: str = WITHOUT_FAI
     lab = make_lab(f'{extra}\n[stores.firewall]\nbackend = "{backend}"\n')
     # So long that only what notices the change can have mended it.
     lab.config.write_text(lab.config.read_text().replace('interval = "5s"', 'interval = "10m"'))
+    if extra is not WITHOUT_FAIL2BAN:
+        lab.start_fail2ban()
     lab.start_daemon("--without", "sensor")
+    return lab
+
+
+def jailed(lab: Lab) -> set[str]:
+    return set(lab.fail2ban("get", "portsentry", "banip").out.split())
+
+
+@pytest.fixture
+def bridged(make_lab: Callable[..., Lab]) -> Lab:
+    """A host with fail2ban, and two banned sources."""
+    lab = started(make_lab, "nftables", extra="")
+    assert lab.jailbridge("ban", ATTACKER, SECOND).code == 0
+    lab.wait("fail2ban has them", lambda: jailed(lab) == {ATTACKER, SECOND})
+    lab.wait("agreement", lambda: lab.jailbridge("plan").code == 0)
     return lab
 
 
@@ -149,3 +165,31 @@ def test_one_store_alone_a_dry_run_and_a_store_that_is_none(make_lab: Callable[.
     assert refused.err.count("\n") == 1
     assert "'nowhere'" in refused.err
     assert "firewall, hosts_deny" in refused.err
+
+
+def test_who_is_unbanned_in_fail2ban_is_let_in_everywhere_within_two_seconds(bridged: Lab) -> None:
+    assert bridged.fail2ban("set", "portsentry", "unbanip", ATTACKER).code == 0
+    unbanned = time.monotonic()
+    bridged.wait("it is let in", lambda: bridged.connect(ATTACKER) == "connected", timeout_s=10)
+    assert time.monotonic() - unbanned < HEALED_S + 0.7, "and what it takes to look"
+    bridged.wait("agreement", lambda: set(held(bridged)) == {SECOND})
+    assert ATTACKER not in (bridged.disk / "hosts.deny").read_text()
+
+
+def test_whom_fail2ban_bans_is_cut_off_within_two_seconds(bridged: Lab) -> None:
+    assert bridged.connect(INNOCENT) == "connected"
+    assert bridged.fail2ban("set", "portsentry", "banip", INNOCENT).code == 0
+    banned = time.monotonic()
+    bridged.wait("it is cut off", lambda: is_cut_off(bridged, INNOCENT), timeout_s=10)
+    assert time.monotonic() - banned < HEALED_S + 0.7, "and what it takes to look"
+
+
+def test_a_jail_that_is_restarted_is_filled_again_at_once(bridged: Lab) -> None:
+    database = bridged.disk / "fail2ban.sqlite3"
+    assert bridged.fail2ban("set", "dbpurgeage", "1").code == 0
+    assert database.exists()
+    assert bridged.fail2ban("restart", "--unban", "portsentry").code == 0
+    bridged.wait("they are back", lambda: jailed(bridged) == {ATTACKER, SECOND}, timeout_s=10)
+    bridged.wait("agreement", lambda: bridged.jailbridge("plan").code == 0)
+    assert set(held(bridged)) == {ATTACKER, SECOND}
+    assert is_cut_off(bridged, ATTACKER)

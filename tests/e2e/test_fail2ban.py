@@ -56,6 +56,7 @@ class Server:
         shutil.copytree(SHIPPED, self.directory, ignore=shutil.ignore_patterns("jail.d", "*.local"))
         (self.directory / "jail.d").mkdir()
         self.socket = root / "socket"
+        self.wake = root / "fail2ban.wake"
         self.history = root / "portsentry.history"
         self.history.touch()
         self.log = root / "fail2ban.log"
@@ -66,7 +67,8 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def settings(self, **policy: object) -> Settings:
-        return Settings.model_validate({"tail": [{"path": str(self.history)}], "policy": policy})
+        control = {"socket": str(self.wake.with_name("control.sock"))}
+        return Settings.model_validate({"tail": [{"path": str(self.history)}], "policy": policy, "control": control})
 
     def start(self, jail: str | None = "portsentry") -> None:
         """Start and wait for the jail: fail2ban answers before it has loaded any."""
@@ -103,7 +105,7 @@ class Server:
                 self.kill()
 
     def store(self, jail: str = "portsentry") -> Fail2banStore:
-        return Fail2banStore(jail=jail, socket=self.socket)
+        return Fail2banStore(jail=jail, socket=self.socket, wake=self.wake)
 
     def scan(self, address: str, *, ignored: str = "false") -> None:
         """PortSentry's line for a scan right now."""
@@ -265,6 +267,22 @@ def test_many_changes_go_in_order(bridged: Server) -> None:
     swap = [change(Action.REMOVE, network) for network in everyone[:-1]] + [change(Action.ADD, everyone[0])]
     store.apply(swap, TOKEN, now())
     assert set(held(store)) == {everyone[0], everyone[-1]}
+
+
+def test_others_doings_are_noticed_and_our_own_are_not(bridged: Server) -> None:
+    store = bridged.store()
+    assert store.touched(), "nobody listened until now"
+    networks = ["192.0.2.7", "192.0.2.0/24", "2001:db8::7", "2001:db8::/64", *(f"198.51.100.{n}" for n in range(2, 9))]
+    store.apply([change(Action.ADD, network) for network in networks], TOKEN, now())
+    assert not store.touched()
+    store.apply([change(Action.REMOVE, network) for network in networks[1:]], replace(TOKEN, sequence=8), now())
+    assert not store.touched()
+    for command in (["set", "portsentry", "unbanip", "192.0.2.7"], ["set", "portsentry", "banip", "192.0.2.9"]):
+        bridged.client(*command)
+        assert store.touched()
+        assert not store.touched()
+    bridged.client("restart", "portsentry")
+    eventually(store.touched)
 
 
 def test_a_ban_of_no_address_is_foreign_and_stays(bridged: Server) -> None:

@@ -50,7 +50,7 @@ def test_the_bridged_jail_never_ends_a_ban_by_itself() -> None:
     assert section.name == "scans"
     assert section["bantime"] == "-1"
     assert section["bantime.increment"] == "false"
-    assert section["action"] == "jailbridge.py"
+    assert section["action"] == 'jailbridge.py[wake="/run/jailbridge/fail2ban.wake"]'
     assert section["maxretry"] == "1"
     assert section["usedns"] == "no"
 
@@ -147,7 +147,7 @@ def test_standalone_uses_fail2bans_own_firewall_action_for_tcp_and_udp() -> None
 
 def test_the_action_needs_nothing_of_this_package() -> None:
     imports = re.findall(r"^\s*(?:from|import) (\S+)", render(settings())["action.d/jailbridge.py"], re.MULTILINE)
-    assert imports == ["fail2ban.server.action"]
+    assert imports == ["socket", "fail2ban.server.action"]
 
 
 # writing
