@@ -3,12 +3,14 @@
 JAILBRIDGE_FAULTS sets how many (100 in all by default), JAILBRIDGE_SEED which; a failure names both.
 """
 
+import json
 import os
 import random
 import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 FAULTS = int(os.environ.get("JAILBRIDGE_FAULTS", "100"))
 SEED = int(os.environ.get("JAILBRIDGE_SEED", str(random.randrange(1 << 30))))
 SETTLED_EVERY = 6
+# Bans enough for several transactions, and a kill in each part of putting them back.
+MANY, KILLS = 5000, 5
+FLUSHES = {"nftables": "nft flush ruleset", "ipset": "nft flush ruleset; ipset destroy"}
 ADDRESSES = [f"192.0.2.{n}" for n in range(1, 13)] + ["198.18.0.0/24", "2001:db8:7::/64", "2001:db8:8::7"]
 BACKENDS = {"nftables": 0.5, "ipset": 0.3, "iptables": 0.2}
 
@@ -212,3 +217,26 @@ def test_whatever_happens_the_stores_agree_in_the_end(make_lab: Callable[..., La
         error.add_note(f"JAILBRIDGE_SEED={SEED}: {backend}: {', '.join(told)}; live {sorted(faults.live)}")
         error.add_note(lab.tail("jailbridge", 60))
         raise
+
+
+@pytest.mark.parametrize("backend", FLUSHES)
+def test_a_restore_that_is_killed_anywhere_is_made_good(
+    make_lab: Callable[..., Lab], tmp_path: Path, backend: str
+) -> None:
+    lab = make_lab(f'enabled = false\n[stores.firewall]\nbackend = "{backend}"\n')
+    addresses = [f"198.18.{n >> 8}.{n & 255}" for n in range(MANY)] + ["198.19.0.0/24", "2001:db8:7::/64"]
+    (listed := tmp_path / "addresses").write_text("\n".join(addresses) + "\n")
+    assert lab.jailbridge("ban", "--from", str(listed), "--for", "1h").code == 0
+    began = time.monotonic()
+    assert lab.jailbridge("restore").code == 0
+    lasts_s = time.monotonic() - began
+    for kill in range(KILLS):
+        # As after a reboot.
+        lab.on_host("sh", "-c", FLUSHES[backend])
+        restore = lab.spawn("restore", lab.jailbridge_argv("restore"))
+        time.sleep(lasts_s * (0.3 + 0.7 * kill / KILLS))
+        lab.kill(restore)
+        for command in ("reconcile", "plan"):
+            answer = lab.jailbridge(command)
+            assert answer.code == 0, f"kill {kill} after {lasts_s * kill / KILLS:.2f} s: {answer}"
+    assert len(json.loads(lab.jailbridge("list", "--json").out)) == len(addresses)
