@@ -234,9 +234,9 @@ def test_a_restore_that_is_killed_anywhere_is_made_good(
         # As after a reboot.
         lab.on_host("sh", "-c", FLUSHES[backend])
         restore = lab.spawn("restore", lab.jailbridge_argv("restore"))
-        time.sleep(lasts_s * (0.3 + 0.7 * kill / KILLS))
+        time.sleep(after_s := lasts_s * (0.3 + 0.7 * kill / KILLS))
         lab.kill(restore)
         for command in ("reconcile", "plan"):
             answer = lab.jailbridge(command)
-            assert answer.code == 0, f"kill {kill} after {lasts_s * kill / KILLS:.2f} s: {answer}"
+            assert answer.code == 0, f"killed after {after_s:.2f} s: {answer}"
     assert len(json.loads(lab.jailbridge("list", "--json").out)) == len(addresses)
