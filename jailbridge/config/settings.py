@@ -11,12 +11,21 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    Strict,
+    model_validator,
+)
 
 from jailbridge.config.values import PortRange, parse_ban_duration, parse_duration, parse_ports
 from jailbridge.errors import ParseError
 from jailbridge.model.event import TailFormat
-from jailbridge.model.network import Network, parse_network, shown
+from jailbridge.model.network import Network, network_text, parse_network, shown
 from jailbridge.model.plan import External
 
 T = TypeVar("T")
@@ -126,7 +135,9 @@ BanDuration = Annotated[
     timedelta | None, BeforeValidator(partial(_text, parse_ban_duration, into=(timedelta, type(None))))
 ]
 Ports = Annotated[tuple[PortRange, ...], BeforeValidator(partial(_text, parse_ports, into=(tuple,)))]
-Net = Annotated[Network, BeforeValidator(partial(_text, parse_network, into=()))]
+Net = Annotated[
+    Network, BeforeValidator(partial(_text, parse_network, into=())), PlainSerializer(network_text, return_type=str)
+]
 AbsolutePath = Annotated[Path, BeforeValidator(partial(_text, Path, into=(Path,))), AfterValidator(_absolute)]
 SocketPath = Annotated[AbsolutePath, AfterValidator(_socket)]
 Whole = Annotated[int, Strict()]

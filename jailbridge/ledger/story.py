@@ -21,8 +21,8 @@ FIRST, LAST = 20, 80
 ROWS, SLACK = 200_000, 50_000
 # Tombstones: a forger who fills the brake (600 a minute) needs half a day for as many.
 TOMBSTONES = 500_000
-# More changes of a store at once are no story: it was filled, emptied or lost.
-REFILL = 1000
+# More changes of a store at once are no story of any one network: it was filled, emptied or lost.
+REFILL = 10_000
 # What is told at once.
 TOLD = 1000
 
@@ -70,10 +70,7 @@ class Story:
         self._rows = _count(db, "story")
 
     def placed(self, store: str, changes: Sequence[Change], now: datetime) -> None:
-        """Note changes that were made in a store, but not a whole refill: that says nothing of any one of them.
-
-        It would also drive out what was seen of everybody.
-        """
+        """Note changes that were made in a store; not more than REFILL, which would drive out what was seen of all."""
         if len(changes) > REFILL:
             return
         noted = now.timestamp()

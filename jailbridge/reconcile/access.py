@@ -208,6 +208,12 @@ class Access:
             foreign=view.observation.foreign,
             # With the ledger's own networks for keys: of 100,000 a copy takes 11 MB.
             bans={known[n].network if n in known else n: ban.until for n, ban in view.observation.held.items()},
+            # Of what we wrote there nobody asks it.
+            since={
+                n: ban.since
+                for n, ban in view.observation.held.items()
+                if ban.since is not None and n not in view.placements
+            },
             placements=view.placements,
             undecided=left.undecided[view.name],
             crowded=view.capabilities.limit is not None and len(left.desired.bans) > view.capabilities.limit,

@@ -62,7 +62,8 @@ class Clearing:
     def clear(self, now: datetime, *, patient: bool = False) -> None:
         """Take out the marks of ended bans; `patient`: leave places that fail alone until it is their turn."""
         for place in self._informed() if not self._ledger.paused(now) else ():
-            if not place.is_owed or (marked := self._marked(place, patient=patient)) is None:
+            marked, _ = self._marked(place, patient=patient) if place.is_owed else (None, None)
+            if marked is None:
                 continue
             try:
                 if over := self._over(place, marked, now):
@@ -76,14 +77,16 @@ class Clearing:
                 self._note_success(place, writing=True)
 
     def plan(self, now: datetime, *, patient: bool = False) -> tuple[Sequence[Change], Mapping[str, StoreSummary]]:
-        """Return what `clear` would take out, and each place's line of a plan; `patient` as there."""
+        """Return what `clear` would take out, and each place's line of a plan; `patient` as there.
+
+        Without it somebody only looks on: how that goes does not count.
+        """
         changes: list[Change] = []
         summaries: dict[str, StoreSummary] = {}
         for place in self._informed():
-            marked = self._marked(place, patient=patient)
+            marked, problem = self._marked(place, patient=patient, noted=patient)
             if marked is not None and not self._ledger.paused(now):
                 changes += _changes(place, self._over(place, marked, now))
-            problem = place.backoff.problem
             summaries[place.traces.name] = StoreSummary(
                 reachable=marked is not None, enforcing=None, desired=0, observed=len(marked or ()), problem=problem
             )
@@ -99,17 +102,23 @@ class Clearing:
                     place.ended.update(ended)
         return self._places
 
-    def _marked(self, place: Place, *, patient: bool) -> Collection[Network] | None:
-        """Return who has a mark there; None where that is not known."""
+    def _marked(
+        self, place: Place, *, patient: bool, noted: bool = True
+    ) -> tuple[Collection[Network] | None, str | None]:
+        """Return who has a mark there, None where that is not known, and the place's problem; `noted`: it counts."""
         if patient and self._clock() < place.backoff.not_before:
-            return None
+            return None, place.backoff.problem
         try:
             marked = place.traces.observe()
         except (RetryLater, FatalError) as error:
-            self._note_failure(place, error, writing=False)
-            return None
-        self._note_success(place, writing=False)
-        return marked
+            if noted:
+                self._note_failure(place, error, writing=False)
+            return None, str(error)
+        if noted:
+            self._note_success(place, writing=False)
+        else:
+            place.backoff.seen(self._clock())
+        return marked, place.backoff.problem if place.backoff.writing else None
 
     def _note_failure(self, place: Place, error: RetryLater | FatalError, *, writing: bool) -> None:
         if place.backoff.failed(str(error), self._clock(), writing=writing):

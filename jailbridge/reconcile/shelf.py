@@ -23,6 +23,7 @@ class Shelf:
 
     placements, undecided  as the pass that read it knew them
     bans     what it holds, and until when by itself
+    since    since when it holds what we did not write there, where it tells: verdicts go by it
     proven   whether its token stands for just that, so that a later difference is somebody's doing
     waiting  networks whose bans have changed and that have not been looked at since, in their order
     crowded  whether some bans are not there for want of room
@@ -38,6 +39,7 @@ class Shelf:
     bans: dict[Network, datetime | None]
     placements: Mapping[Network, Placement]
     undecided: Set[Network]
+    since: dict[Network, datetime] = field(default_factory=dict)
     crowded: bool = False
     waiting: dict[Network, None] = field(default_factory=dict)
     refused: dict[Network | None, Change] = field(default_factory=dict)
@@ -50,7 +52,8 @@ class Shelf:
     @property
     def observation(self) -> Observation:
         """What a reading would show if nothing but we had changed anything."""
-        bans = tuple([ObservedBan(network, None, until) for network, until in self.bans.items()])
+        since = self.since.get
+        bans = tuple([ObservedBan(network, since(network), until) for network, until in self.bans.items()])
         return Observation(token=self.token, enforcing=self.enforcing, bans=bans, foreign=self.foreign)
 
     def expect(self, network: Network) -> None:
@@ -95,7 +98,9 @@ class Shelf:
             self.refused.pop(change.network, None)
             if change.network is None:
                 self.enforcing = True
-            elif change.action is Action.REMOVE:
+                continue
+            self.since.pop(change.network, None)
+            if change.action is Action.REMOVE:
                 self.bans.pop(change.network, None)
             else:
                 self.bans[change.network] = change.until

@@ -20,10 +20,10 @@ from jailbridge.sensor import bpf
 from jailbridge.sensor.capture import Capture
 from jailbridge.sensor.connections import Connections, ephemeral_ports
 from jailbridge.sensor.links import ALL, ALL_BUT_LOOPBACK, LinkWatch, indexes, refuse_absent
-from jailbridge.sensor.listening import Listening
+from jailbridge.sensor.listening import REFRESH_S, Listening
 from jailbridge.sensor.own import OwnAddresses
 from jailbridge.sensor.packet import ACK, Probe, accepted, is_martian, parse
-from jailbridge.sensor.ring import Captured
+from jailbridge.sensor.ring import BATCH, Captured
 from jailbridge.sensor.solicited import Solicited
 
 log = logging.getLogger("jailbridge.sensor")
@@ -31,7 +31,7 @@ log = logging.getLogger("jailbridge.sensor")
 WAKE_S = 0.4
 """How long a stop may go unnoticed."""
 GATHER_S = 0.003
-"""After packets were there, more may gather: the first of a scan is seen at once, and a storm is taken in batches."""
+"""After packets were there, more may gather: the first of a scan is taken at once, and a storm in batches."""
 COUNT_DROPS_S = 10.0
 LIVE_SHARE = 20
 """The list of live ports is read again after so many times the time that reading took, some 3 ms, 0.1 s on a very busy
@@ -41,6 +41,8 @@ FIRST_UNPRIVILEGED = 1024
 they are gone before we look."""
 MAX_NOTED_RANGES = 64
 """Of the ports whose own packets are noted: beyond, one range stands for all."""
+MAX_EARLY = 1 << 16
+"""SYNs that wait for a reading of the live ports, some 15 MB: with more it is made at once."""
 LIVE_FILTER_S = 1.0
 """With ack_scans: how old the list of live ports in the kernel's filter may be."""
 
@@ -80,8 +82,9 @@ class Stealth:
         # name server, say, sends from its port.
         self._sent = _few(without(udp, ((1, FIRST_UNPRIVILEGED - 1),)))
         accepting = without(tcp, ((1, FIRST_UNPRIVILEGED - 1),))
-        self._accepting = _few(accepting)
-        self._may_accept = _bitmap(accepting)
+        # Where a live service's port counts too, its answer excuses nobody.
+        self._accepting = _few(accepting) if skip_live else ()
+        self._may_accept = _bitmap(accepting if skip_live else ())
         self._own = OwnAddresses()
         self._listening = Listening()
         self._live_s = 0.0
@@ -89,8 +92,10 @@ class Stealth:
         self._solicited = Solicited()
         # By the same rule: to whom a port of ours has answered with a SYN-ACK, is no prober of it.
         self._accepted = Solicited()
-        # SYNs that came before the answer to them, or nobody answers.
+        # SYNs that came before the answer to them, or nobody answers: those since the last reading of the live ports,
+        # and those before it, which are judged once the ring was emptied after it.
         self._early: list[Probe] = []
+        self._overdue: list[Probe] = []
         self._capture: Capture | None = None
         self._links: LinkWatch | None = None
         self._filtered: bpf.Watched | None = None
@@ -149,22 +154,26 @@ class Stealth:
             self.ready.set()
             try:
                 while not stop.is_set():
-                    selector.select(GATHER_S if self._early else WAKE_S)
+                    selector.select(GATHER_S if self._early or self._overdue else WAKE_S)
                     now = time.monotonic()
                     changed = links.changed()
                     self._own.refresh(now, changed)
                     if changed or (self._ack and now - filtered >= LIVE_FILTER_S):
                         self._follow(capture, now)
                         filtered = now
-                    seen, early = False, self._overdue(now)
+                    if self._early:
+                        self._read_live(now, self._live_s)
+                    seen, overdue, self._overdue = False, self._overdue, []
                     for batch in capture.batches():
                         seen, now = True, time.monotonic()
                         if probes := list(self._probes(batch, now)):
                             take(probes, now)
                         if stop.is_set():
                             break
-                    if unanswered := [probe for probe in early if not self._lets_in(probe, now)]:
-                        take(unanswered, now)
+                    for first in range(0, len(overdue), BATCH):
+                        some = overdue[first : first + BATCH]
+                        if unanswered := [probe for probe in some if not self._lets_in(probe, now)]:
+                            take(unanswered, now)
                     if now - counted >= COUNT_DROPS_S:
                         counted = now
                         capture.count_drops()
@@ -173,28 +182,25 @@ class Stealth:
             finally:
                 self.ready.clear()
 
-    def _read_live(self, now: float) -> bool:
-        if read := self._listening.refresh(now, self._live_s):
-            self._live_s = LIVE_SHARE * (time.monotonic() - now)
-        return read
-
-    def _overdue(self, now: float) -> list[Probe]:
-        """Return the SYNs taken before a reading of the live ports, if one is due.
+    def _read_live(self, now: float, age_s: float) -> None:
+        """Read the live ports if the last reading is so old; then the SYNs taken before it are as good as judged.
 
         A service that such a SYN was for either is there at this reading, or has answered before it and is gone: then
-        the ring, once it is emptied, has told so. So nothing depends on how soon after a SYN its answer is seen.
+        the ring, once it is emptied, has told so. So nothing depends on how soon after a SYN its answer is seen. Every
+        reading counts, whoever needed it: in a storm they are made between two batches.
         """
-        if not self._early or not self._read_live(now):
-            return []
-        early, self._early = self._early, []
-        return early
+        began = time.monotonic()
+        if self._listening.refresh(now, age_s if len(self._early) < MAX_EARLY else 0.0):
+            self._live_s = LIVE_SHARE * (time.monotonic() - began)
+            self._overdue += self._early
+            self._early = []
 
     def _lets_in(self, probe: Probe, now: float) -> bool:
-        live = self._skip_live and probe.port in self._listening.tcp
+        live = probe.port in self._listening.tcp
         return live or self._accepted.answers(probe.version, probe.port, probe.source, now)
 
     def _probes(self, batch: Sequence[Captured], now: float) -> Iterator[Probe]:
-        self._read_live(now)
+        self._read_live(now, self._live_s)
         own = {4: self._own.v4, 6: self._own.v6}
         live = {Protocol.TCP: self._listening.tcp, Protocol.UDP: self._listening.udp}
         watched, may_accept, skip_live, skip_own = self._watched, self._may_accept, self._skip_live, self._skip_own
@@ -247,7 +253,7 @@ class Stealth:
 
     def _follow(self, capture: Capture, now: float) -> None:
         """Have the filter fit the interfaces and services of the moment."""
-        self._listening.refresh(now)
+        self._read_live(now, REFRESH_S)
         wanted, missing = self._wanted()
         if wanted == self._filtered:
             return

@@ -861,3 +861,33 @@ def test_presences_tell_how_each_store_stands_to_each_ban(world: World) -> None:
     over = [n for n in range(4) if seen[net(f"192.0.2.{n}")]["hosts_deny"] is Presence.UNSUPPORTED]
     assert len(over) == 1
     assert set(seen) == set(world.ledger.bans())
+
+
+# what a believed store holds is judged by its own time
+
+
+def test_what_lay_in_a_network_that_is_unbanned_ends_with_it_though_no_store_is_read(world: World) -> None:
+    world.ban(ban("10.0.0.0/8"))
+    world.controller.reconcile(NOW)
+    world.by_hand(world.jail, "10.1.2.3", NOW - HOUR)
+    world.controller.reconcile(NOW)
+    assert world.held()[1] == nets("10.0.0.0/8", "10.1.2.3")
+    world.unban("10.0.0.0/8")
+    assert not world.controller.carry(NOW, patient=True)
+    world.controller.reconcile(NOW, patient=True, believing=True)
+    assert world.ledger.bans() == {}
+    assert world.held() == [set(), set(), set()]
+
+
+def test_what_waited_for_an_allow_list_is_taken_over_with_its_own_time(world: World) -> None:
+    world.ban(ban("192.0.2.1"))
+    world.controller.reconcile(NOW)
+    world.exemptions = None
+    world.by_hand(world.jail, "198.51.100.7", NOW - HOUR / 2)
+    world.by_hand(world.jail, "198.51.100.8", NOW - 10_000 * HOUR)
+    world.controller.reconcile(NOW)
+    world.exempt("203.0.113.1")
+    assert not world.controller.carry(NOW, patient=True)
+    world.controller.reconcile(NOW, patient=True, believing=True)
+    assert world.ledger.bans()[net("198.51.100.7")].since == NOW - HOUR / 2
+    assert net("198.51.100.8") not in world.ledger.bans()

@@ -61,7 +61,10 @@ class Script:
 
 
 def probed(
-    monkeypatch: pytest.MonkeyPatch, *rounds: Sequence[list[Captured]], live: Sequence[frozenset[int]] = ()
+    monkeypatch: pytest.MonkeyPatch,
+    *rounds: Sequence[list[Captured]],
+    live: Sequence[frozenset[int]] = (),
+    skip_live: bool = True,
 ) -> list[int]:
     """Return the ports that counted. `live`: the listening TCP ports at each reading, the last one for good."""
     stop, seen = threading.Event(), list[int]()
@@ -79,7 +82,7 @@ def probed(
 
     monkeypatch.setattr(stealth, "Capture", lambda *_, **__: Script([*rounds, [[attempt(1)]]], stop))
     monkeypatch.setattr(stealth, "Listening", lambda: Listening(ask=ask))
-    with Stealth([(1, 65535)], []) as sensor:
+    with Stealth([(1, 65535)], [], skip_live=skip_live) as sensor:
         runner = threading.Thread(target=sensor.run, args=(stop, take))
         runner.start()
         runner.join(DEADLINE_S)
@@ -111,3 +114,49 @@ def test_whom_nobody_answers_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(probed(monkeypatch, [[attempt(PORT)], [welcome(PORT + 1)], [attempt(PORT + 2)]])) == [
         1, PORT, PORT + 2,
     ]  # fmt: skip
+
+
+def test_where_live_ports_count_too_an_answer_excuses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sorted(probed(monkeypatch, [[attempt(PORT), welcome(PORT)]], skip_live=False)) == [1, PORT]
+
+
+class Storm(Script):
+    """A ring that is never empty: in each round of it the live ports become due to be read between two batches."""
+
+    def __init__(self, readings: "BetweenBatches", stop: threading.Event) -> None:
+        super().__init__([], stop)
+        self._readings = readings
+
+    def batches(self) -> Iterator[list[Captured]]:
+        for port in range(PORT, PORT + 4):
+            self._readings.due = True
+            yield [attempt(port)]
+        self._readings.due = False
+
+
+class BetweenBatches(Listening):
+    due = True
+
+    def refresh(self, now: float, age_s: float = 0.0) -> bool:
+        due, self.due = self.due, False
+        return due
+
+
+def test_a_storm_that_never_lets_up_holds_no_attempt_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, seen = threading.Event(), set[int]()
+    readings = BetweenBatches()
+
+    def take(probes: Sequence[Probe], now: float) -> None:
+        seen.update(probe.port for probe in probes)
+        if len(seen) == 4:
+            stop.set()
+
+    monkeypatch.setattr(stealth, "Capture", lambda *_, **__: Storm(readings, stop))
+    monkeypatch.setattr(stealth, "Listening", lambda: readings)
+    with Stealth([(1, 65535)], []) as sensor:
+        runner = threading.Thread(target=sensor.run, args=(stop, take))
+        runner.start()
+        runner.join(DEADLINE_S)
+        stop.set()
+        runner.join()
+    assert seen == {*range(PORT, PORT + 4)}
