@@ -113,10 +113,12 @@ def listen(sock: socket.socket, port: int, backlog: int, abandoned: Callable[[],
     try:
         sock.bind(("", port))
     except OSError as error:
-        if error.errno != errno.EADDRINUSE or port not in abandoned():
+        if error.errno != errno.EADDRINUSE:
             raise
         # For a minute our own last run's connections would keep the port from us. A listening service still does.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if port in abandoned():
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Else, perhaps, the last of them has just gone.
         sock.bind(("", port))
     sock.listen(backlog)
     # For the connections, which inherit it, so that the next run gets the port. A listening socket shares with nobody.

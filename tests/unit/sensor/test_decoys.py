@@ -1,12 +1,13 @@
 import socket
 import struct
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from jailbridge.errors import FatalError
 from jailbridge.sensor import decoy_sockets
-from jailbridge.sensor.decoy_sockets import abandoned_ports, arrived, backlog_of
+from jailbridge.sensor.decoy_sockets import abandoned_ports, arrived, backlog_of, listen
 from jailbridge.sensor.decoys import Decoys
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
@@ -124,3 +125,28 @@ def test_it_is_ready_while_it_watches(port: int) -> None:
         stop.set()
         thread.join(10)
         assert not watcher.ready.is_set()
+
+
+@pytest.fixture
+def decoy() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as made:
+        yield made
+
+
+def test_a_port_that_becomes_free_while_it_is_looked_at_is_listened_on(decoy: socket.socket) -> None:
+    used = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    used.bind(("", 0))
+    port = used.getsockname()[1]
+
+    def abandoned() -> frozenset[int]:
+        # The last remains of a connection go after their minute.
+        used.close()
+        return frozenset()
+
+    listen(decoy, port, 1, abandoned)
+    assert decoy.getsockname()[1] == port
+
+
+def test_a_port_that_a_program_uses_is_left_to_it(decoy: socket.socket) -> None:
+    with socket.create_server(("", 0)) as used, pytest.raises(OSError, match="in use"):
+        listen(decoy, used.getsockname()[1], 1, frozenset)
