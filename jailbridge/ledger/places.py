@@ -135,6 +135,19 @@ class Places:
             if token is not None:
                 self._db.execute("INSERT OR REPLACE INTO store VALUES (?, ?)", (store, str(token)))
 
+    def correct(self, store: str, ends: Mapping[Network, datetime | None]) -> None:
+        """Note until when a store itself was seen to hold these: not as the record has it, which is an older one."""
+        with self._reading():
+            told = self._told_ends(store)
+        rows = [
+            (to_seconds(end), store, network_text(network))
+            for network, end in ends.items()
+            if end is not None or network in told
+        ]
+        if rows:
+            with self._writing():
+                self._db.executemany("UPDATE placement SET until = ? WHERE store = ? AND network = ?", rows)
+
     def miss(self, store: str, networks: Collection[Network]) -> None:
         """Note that a store was seen without these, which it need not hold: that they are gone later means nothing."""
         with self._writing():

@@ -116,6 +116,8 @@ class Access:
         absent = [network for network in unseen if network not in fitted]
         if present or absent:
             self._ledger.places.confirm(view.name, present, absent, None)
+        if judged and view.is_newer_than_ledger and view.capabilities.ends:
+            self._ledger.places.correct(view.name, {n: ban.until for n, ban in view.observation.held.items()})
         if judged and len(unseen) > len(absent):
             self._ledger.places.miss(view.name, unseen)
         return replace(view, placements=self._ledger.places.of(view.name)) if present or unseen else view
