@@ -61,6 +61,7 @@ class Access:
             token=TokenState.CURRENT if shelf is not None and shelf.proven else TokenState.STALE,
             ever_written=True,
             problem=attached.backoff.problem,
+            is_believed=True,
         )
 
     def view(self, attached: Attached, now: datetime, *, patient: bool, noted: bool = True) -> View:
@@ -106,7 +107,7 @@ class Access:
         fitted  what it should hold
         judged  whether verdicts were made of what it lacks: that this is gone later too means nothing then
         """
-        if view.observation is None:
+        if view.observation is None or view.is_believed:
             return view
         # Of very many nearly all are known and proven: sets tell the others in no time.
         seen, placed = view.observation.held.keys(), view.placements.keys()
@@ -177,11 +178,15 @@ class Access:
             return True
         done = shelf.note(own, rejections)
         shelf.token, shelf.proven = str(token), proving
-        present = [c.network for c in done if c.action is not Action.REMOVE and c.network is not None]
-        absent = [c.network for c in done if c.action is Action.REMOVE and c.network is not None]
-        self._ledger.places.confirm(attached.store.name, present, absent, token if proving else None)
+        self._acknowledged(attached, done, token if proving else None)
         attached.shelf = shelf
         return True
+
+    def _acknowledged(self, attached: Attached, done: Iterable[Change], token: Token | None) -> None:
+        """Note the changes that a store has acknowledged, without a reading."""
+        present = [c.network for c in done if c.action is not Action.REMOVE and c.network is not None]
+        absent = [c.network for c in done if c.action is Action.REMOVE and c.network is not None]
+        self._ledger.places.confirm(attached.store.name, present, absent, token)
 
     def shelve(self, attached: Attached, view: View, left: Outcome, took_s: float) -> None:
         """Keep what a pass has found, or left, in a store, so that the next changes can be carried there.
@@ -246,7 +251,7 @@ class Access:
             view = self.view(attached, now, patient=False)
             proving = proving and view.observation is not None and view.observation.token == str(token)
         else:
-            shelf.note(own, rejections)
+            self._acknowledged(attached, shelf.note(own, rejections), None)
             shelf.token, shelf.proven = str(token), proving
             view = self._believed(attached)
         if proving:

@@ -43,6 +43,7 @@ class View:
 
     own_end      tells what end of its own a store that keeps ends was last given for a ban, None for none
     held_before  how many bans the reading before this one found, None where there was none
+    is_believed  whether it was not read now: this is what it should show by what is known
     """
 
     name: str
@@ -53,6 +54,7 @@ class View:
     placements: Mapping[Network, Placement]
     own_end: Callable[[Network], datetime | None] = lambda _: None
     held_before: int | None = None
+    is_believed: bool = False
     token: TokenState = TokenState.ABSENT
     ever_written: bool = True
 

@@ -23,7 +23,7 @@ from jailbridge.config.settings import PolicySettings
 from jailbridge.ledger import Ledger
 from jailbridge.model.ban import Ban, EndReason, Origin
 from jailbridge.model.network import Network, NetworkSet, parse_network
-from jailbridge.model.plan import Action, Capabilities, Change, External, ObservedBan, Plan, Rejection
+from jailbridge.model.plan import Action, Capabilities, Change, External, ObservedBan, Placement, Plan, Rejection
 from jailbridge.model.token import Token
 from jailbridge.policy.exempt import Exemption, Exemptions
 from jailbridge.reconcile.attached import Attached
@@ -271,8 +271,11 @@ class ReconcileMachine(RuleBasedStateMachine):
     @rule(lost=st.booleans())
     def the_ledger_is_replaced(self, *, lost: bool) -> None:
         """By an older copy, or by none: no live ban is lost that a store in reach still holds."""
-        # What a person put into a store where that means nothing is not ours to keep, banned by us meanwhile or not.
-        ours = {name: {*self.ledger.places.of(name)} for name in KINDS}
+        # A ban that is new, or was changed, since it was seen in a store, nobody but the ledger knows.
+        ours = {
+            name: {n for n, state in self.ledger.places.of(name).items() if state is Placement.CONFIRMED}
+            for name in KINDS
+        }
         self.ledger.close()
         for file in self.folder.glob("ledger*"):
             file.unlink()
@@ -285,7 +288,7 @@ class ReconcileMachine(RuleBasedStateMachine):
             for name, store in self.stores.items()
             if store.reachable
             for ban in store.observe(self.now).bans
-            if KINDS[name][1] is External.ADOPT or ban.network in ours[name]
+            if ban.network in ours[name]
         ]
         known = {
             ban.network
@@ -405,5 +408,20 @@ def test_a_wish_counts_though_an_older_ledger_knows_of_an_end_that_has_passed() 
         machine.all_is_well_again_and_a_few_passes_bring_agreement()
         machine.the_ledger_is_replaced(lost=False)
         machine.a_wish_is_obeyed_everywhere(name="early")
+    finally:
+        machine.teardown()
+
+
+def test_an_older_wish_does_not_end_what_an_operator_banned_after_it() -> None:
+    machine, network = ReconcileMachine(), NETWORKS[0]
+    try:
+        machine.begin(chosen={network})
+        machine.a_person_adds_or_removes(name="early", network=network, ago=None)
+        machine.exemptions_change(allowed=set(), masked={network}, readable=True)
+        machine.somebody_is_banned(network=network, lasting=None, forced=True)
+        # The stores are believed in this pass, which is none that sees it there.
+        machine.a_pass(act="go on")
+        machine.a_pass(act="settle")
+        machine.no_live_ban_is_lost()
     finally:
         machine.teardown()
