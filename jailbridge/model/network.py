@@ -180,7 +180,7 @@ class NetworkSet:
 
     def covering(self, network: Network, *, strictly: bool = False) -> Network | None:
         """Return the largest member that holds `network`; `strictly`: other than itself. None where none does."""
-        for version, length in sorted(self._members) if self._members else ():
+        for version, length in sorted(self._members):
             if version != network.version or length > network.prefixlen - strictly:
                 continue
             around = network.supernet(length)

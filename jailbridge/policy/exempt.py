@@ -88,33 +88,22 @@ class Exemptions:
         return [e for e in self._entries if e.network.overlaps(network)]
 
     def touched(self, networks: Iterable[Network]) -> Set[Network]:
-        """Return those of these networks that `find` finds an exemption for; of 100,000 in a third of the time."""
-        found: set[Network] = set()
-        (starts4, ends4), (starts6, ends6) = self._touched[4], self._touched[6]
-        for network in networks:
-            version, start, length = network
-            if version == 4:
-                at = bisect_right(starts4, start + (1 << 32 - length) - 1)
-                if at and ends4[at - 1] >= start:
-                    found.add(network)
-            else:
-                at = bisect_right(starts6, start + (1 << 128 - length) - 1)
-                if at and ends6[at - 1] >= start:
-                    found.add(network)
-        return found
+        """Return those of these networks that `find` finds an exemption for."""
+        return {network for network in networks if self._touches(network)}
 
     def find(self, network: Network) -> Exemption | None:
         """Return the exemption that a ban of `network` would break, a permanent one first, or None."""
-        first, last = network.start, network.last
         # Nearly all whom a line, or a ban, is about touch nothing: one look tells.
-        starts, ends = self._touched[network.version]
-        at = bisect_right(starts, last)
-        if not at or ends[at - 1] < first:
-            return None
-        for ranges in self._ranges[network.version]:
-            if (found := ranges.touching(first, last)) is not None:
-                return found
+        if self._touches(network):
+            for ranges in self._ranges[network.version]:
+                if (found := ranges.touching(network.start, network.last)) is not None:
+                    return found
         return None
+
+    def _touches(self, network: Network) -> bool:
+        starts, ends = self._touched[network.version]
+        at = bisect_right(starts, network.last)
+        return bool(at) and ends[at - 1] >= network.start
 
 
 class _Ranges:

@@ -68,8 +68,7 @@ def _hashed(s: NftSet, elements: Iterable[Held], now: datetime) -> _Content:
         elif address in reserved or (address == last and Token.parse(comment) is not None):
             marks.append((standing(s, address), comment))
         else:
-            end = None if remaining_ms is None else _end(now, remaining_ms)
-            bans.append(_new(ObservedBan, (_new(Network, (version, address, width)), None, end)))
+            bans.append(_new(ObservedBan, (_new(Network, (version, address, width)), None, _end(now, remaining_ms))))
     return _Content(bans, marks, foreign)
 
 
