@@ -93,9 +93,10 @@ def abandoned_ports(lines: Iterable[str]) -> frozenset[int]:
     return frozenset(users[False] - users[True])
 
 
-def read_abandoned_ports() -> frozenset[int]:
-    """Return them for this host."""
-    paths = (NET / name for name in ("tcp", "tcp6"))
+def read_abandoned_ports(family: socket.AddressFamily) -> frozenset[int]:
+    """Return those of this host that are in the way of a socket of this family, which serves IPv6 alone."""
+    # A decoy of our own over IPv4 is none of IPv6's users; an IPv6 socket may serve IPv4 too.
+    paths = (NET / name for name in (("tcp6",) if family == socket.AF_INET6 else ("tcp", "tcp6")))
     return abandoned_ports(line for path in paths if path.exists() for line in path.read_text("ascii").splitlines())
 
 
@@ -108,7 +109,9 @@ def families() -> Families:
     return (4, socket.AF_INET), (6, socket.AF_INET6)
 
 
-def listen(sock: socket.socket, port: int, backlog: int, abandoned: Callable[[], frozenset[int]]) -> None:
+def listen(
+    sock: socket.socket, port: int, backlog: int, abandoned: Callable[[socket.AddressFamily], frozenset[int]]
+) -> None:
     """Listen on the port, unless a program uses it: raises OSError (EADDRINUSE)."""
     try:
         sock.bind(("", port))
@@ -116,7 +119,7 @@ def listen(sock: socket.socket, port: int, backlog: int, abandoned: Callable[[],
         if error.errno != errno.EADDRINUSE:
             raise
         # For a minute our own last run's connections would keep the port from us. A listening service still does.
-        if port in abandoned():
+        if port in abandoned(socket.AddressFamily(sock.family)):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Else, perhaps, the last of them has just gone.
         sock.bind(("", port))

@@ -45,9 +45,11 @@ TABLES = st.fixed_dictionaries(
 CONFIGURED = st.lists(st.sampled_from(["INPUT", "FORWARD", "DOCKER-USER"]), min_size=1, unique=True)
 HOOKS = st.sampled_from(["first", "after:allowed"])
 PLAIN = st.from_regex(r"[A-Za-z0-9_.:-]{1,30}", fullmatch=True)
+# What is IPv4 to us is never written as IPv6.
+ADDRESSES = st.ip_addresses().filter(lambda a: a.version == 4 or a.ipv4_mapped is None)
 NETWORKS = st.one_of(
-    st.ip_addresses().map(host_network),
-    st.builds(lambda address, length: host_network(address).supernet(length), st.ip_addresses(), st.integers(1, 32)),
+    ADDRESSES.map(host_network),
+    st.builds(lambda address, length: host_network(address).supernet(length), ADDRESSES, st.integers(1, 32)),
 )
 VERDICTS = [rule for target in Target for family in Family for rule in verdicts(target, family)]
 RULES = st.builds(

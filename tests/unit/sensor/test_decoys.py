@@ -138,7 +138,7 @@ def test_a_port_that_becomes_free_while_it_is_looked_at_is_listened_on(decoy: so
     used.bind(("", 0))
     port = used.getsockname()[1]
 
-    def abandoned() -> frozenset[int]:
+    def abandoned(_family: socket.AddressFamily) -> frozenset[int]:
         # The last remains of a connection go after their minute.
         used.close()
         return frozenset()
@@ -149,4 +149,4 @@ def test_a_port_that_becomes_free_while_it_is_looked_at_is_listened_on(decoy: so
 
 def test_a_port_that_a_program_uses_is_left_to_it(decoy: socket.socket) -> None:
     with socket.create_server(("", 0)) as used, pytest.raises(OSError, match="in use"):
-        listen(decoy, used.getsockname()[1], 1, frozenset)
+        listen(decoy, used.getsockname()[1], 1, lambda _family: frozenset())

@@ -1,5 +1,6 @@
 """PortSentry's own marks in files, and which places there are. Rules, routes and a real PortSentry: tests/e2e."""
 
+import contextlib
 import logging
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from jailbridge.config.settings import Settings
-from jailbridge.errors import FatalError
+from jailbridge.errors import FatalError, RetryLater
 from jailbridge.model.network import Network, parse_network
 from jailbridge.stores.deny_file import BEGIN, END
 from jailbridge.stores.protocol import Traces
@@ -167,12 +168,14 @@ for number in range(3000):
     trace, rounds = BlockedFiles([path]), 0
     with subprocess.Popen([sys.executable, "-c", code, path, repr(record)]) as other:
         while other.poll() is None:
-            trace.remove(nets("192.0.2.7", "192.0.2.8"))
+            # On a slow machine the other may always be quicker, and the next pass tries again.
+            with contextlib.suppress(RetryLater):
+                trace.remove(nets("192.0.2.7", "192.0.2.8"))
             with path.open("ab") as file:
                 file.write(seven)
             rounds += 1
     assert other.returncode == 0
-    trace.remove(nets("192.0.2.7"))
+    trace.remove(nets("192.0.2.7", "192.0.2.8"))
     assert rounds > 1
     # What comes late comes last.
     expected = [record % (divmod(number, 256) * (record.count(b"%") // 2)) for number in range(3000)]
