@@ -1,7 +1,8 @@
 """What a difference between a store and the ledger means, and the plan that follows. Pure.
 
 A wish  a ban confirmed in a store is gone from it, the token is current, and external = adopt: somebody ended it. Not
-        where the store's own end for it had come, nor where more than WISHES of what it held is gone at once.
+        where the store's own end for it had come (unless the clock was set back since: it has stood for its time), nor
+        where more than WISHES of what it held is gone at once.
 A find  a ban that the ledger does not know stands in a store whose token is current, with external = adopt; or in a
         store that another ledger wrote last, or this one never did, whatever external says.
 A loss  everything else that is missing.

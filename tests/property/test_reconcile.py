@@ -96,7 +96,7 @@ class ReconcileMachine(RuleBasedStateMachine):
         self.masked: set[Network] = set()
         self.readable = True
         self.live: dict[Network, Ban] = {}
-        # What somebody took out of a store where that means something, since it was banned last.
+        # What somebody may have taken out of a store where that means something, since it was banned last.
         self.wished: set[Network] = set()
         self.backup: Path | None = None
         self.start()
@@ -213,6 +213,8 @@ class ReconcileMachine(RuleBasedStateMachine):
 
     @rule(back=st.timedeltas(timedelta(seconds=1), timedelta(days=2)))
     def the_clock_is_set_back(self, back: timedelta) -> None:
+        # They have stood for their time, and a store may have let go of them while nobody looked.
+        self.wished |= {network for network, ban in self.live.items() if ban.is_over(self.now)}
         self.now -= back
 
     @rule(act=st.sampled_from(["settle", "go on", "go on", "go on", "restore"]))
