@@ -145,6 +145,9 @@ class Access:
             return view
         turn = view.capabilities.turn
         own = [change for change in changes if change.store == view.name and change.action not in IN_LEDGER]
+        if not own and view.token is TokenState.CURRENT:
+            # What could not be written is not wanted any more.
+            return self._mended(attached, view)
         # What was lost altogether is made anew at once.
         if view.token is not TokenState.ABSENT and any(change.action is Action.HOOK for change in own):
             if patient and self._clock() < attached.hook_at:
@@ -155,11 +158,12 @@ class Access:
         if not own and (not proving or view.token is TokenState.CURRENT):
             return view
         view = self._apply(attached, view, own[:turn], now, proving=proving)
-        if view.observation is None:
-            return view
+        return self._mended(attached, self.note(view, fitted, judged=False)) if view.observation is not None else view
+
+    def _mended(self, attached: Attached, view: View) -> View:
         if attached.backoff.succeeded(writing=True):
             log.info("store=%s written again", view.name)
-        return replace(self.note(view, fitted, judged=False), problem=None)
+        return replace(view, problem=None) if view.problem is not None else view
 
     def carry(self, attached: Attached, shelf: Shelf, desired: Mapping[Network, Ban], now: datetime) -> bool:
         """Write one turn of what waits; False where the store turned out to hold something else."""

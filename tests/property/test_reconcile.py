@@ -427,3 +427,31 @@ def test_an_older_wish_does_not_end_what_an_operator_banned_after_it() -> None:
         machine.no_live_ban_is_lost()
     finally:
         machine.teardown()
+
+
+def test_a_ban_that_stood_for_its_time_while_nobody_looked_may_end_though_the_clock_was_set_back() -> None:
+    machine, network, second = ReconcileMachine(), NETWORKS[0], timedelta(seconds=1)
+    try:
+        machine.begin(chosen=set())
+        machine.somebody_is_banned(forced=False, lasting=second, network=network)
+        machine.all_is_well_again_and_a_few_passes_bring_agreement()
+        machine.time_passes(passing=second)
+        machine.a_pass_that_is_killed(act="restore", name="firewall", share=0)
+        machine.the_clock_is_set_back(back=second)
+        machine.all_is_well_again_and_a_few_passes_bring_agreement()
+        machine.no_live_ban_is_lost()
+    finally:
+        machine.teardown()
+
+
+def test_a_store_is_well_again_when_what_it_could_not_take_is_no_longer_wanted() -> None:
+    machine, network, other = ReconcileMachine(), NETWORKS[0], NETWORKS[-1]
+    try:
+        machine.begin(chosen={network})
+        machine.something_happens_to_a_store(name="firewall", what="out of reach")
+        machine.somebody_is_banned(forced=False, lasting=timedelta(seconds=1), network=other)
+        machine.a_pass(act="go on")
+        machine.time_passes(passing=timedelta(seconds=1))
+        machine.what_only_we_change_is_carried_without_reading(changes=[(network, None, True)])
+    finally:
+        machine.teardown()
