@@ -1,7 +1,8 @@
 """What every test may use: a network of its own, and the rule for tests that need root and real programs.
 
 A test marked `e2e` is skipped, with the reason, where it cannot run. With JAILBRIDGE_E2E=required it is an error
-instead: then nothing may be left untested.
+instead: then nothing may be left untested. What must pass before a change lands is also the same each time; elsewhere
+property tests try other examples in each run.
 """
 
 import ctypes
@@ -13,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from jailbridge import process
@@ -40,6 +42,7 @@ MORE_PROGRAMS = {
 # Where packaging/prepare unpacks what must not be installed, and where Debian keeps programs for systemd's own use.
 _PROGRAMS = Path(__file__).parents[1] / ".programs"
 UNPACKED = os.pathsep.join(map(str, (_PROGRAMS / "usr/sbin", _PROGRAMS / "lib/systemd", "/lib/systemd")))
+IS_REQUIRED = os.environ.get("JAILBRIDGE_E2E") == "required"
 CLONE_NEWNET = 0x40000000
 OWN_NETWORK = Path("/proc/thread-self/ns/net")
 
@@ -68,6 +71,9 @@ def what_is_missing() -> list[str]:
 def pytest_configure() -> None:
     """Let the tests find, after the machine's own programs, those that are only unpacked."""
     os.environ["PATH"] += f"{os.pathsep}{UNPACKED}"
+    if IS_REQUIRED:
+        hypothesis.settings.register_profile("required", derandomize=True)
+        hypothesis.settings.load_profile("required")
 
 
 @pytest.hookimpl(trylast=True)
@@ -80,7 +86,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         needed = {mark.args[0] for mark in item.iter_markers("needs")}
         if lacks := [*missing, *absent({one: MORE_PROGRAMS[one] for one in sorted(needed)})]:
             reasons[f"end-to-end tests need {', '.join(lacks)}"].append(item)
-    if reasons and os.environ.get("JAILBRIDGE_E2E") == "required":
+    if reasons and IS_REQUIRED:
         raise pytest.UsageError("JAILBRIDGE_E2E=required, but " + "; ".join(reasons))
     for reason, lacking in reasons.items():
         for item in lacking:

@@ -312,7 +312,8 @@ class Controller:
             # A later ledger may have banned it again since it ended by itself; what a person ended stays ended.
             if exactly and (tombstone.network != observed.network or tombstone.why not in BY_PERSONS):
                 return False
-            return tombstone.predates(observed.since)
+            # Of a time that is yet to come (the clock was set back since) nobody knows when it was.
+            return (exactly and observed.since > now) or tombstone.predates(observed.since)
 
         def adopt(observed: ObservedBan, store: str) -> Decision:
             past = Past(

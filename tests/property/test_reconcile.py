@@ -455,3 +455,19 @@ def test_a_store_is_well_again_when_what_it_could_not_take_is_no_longer_wanted()
         machine.what_only_we_change_is_carried_without_reading(changes=[(network, None, True)])
     finally:
         machine.teardown()
+
+
+def test_what_a_person_has_ended_stays_ended_though_another_ledger_wrote_it_before_the_clock_was_set_back() -> None:
+    machine, network = ReconcileMachine(), NETWORKS[-2]
+    try:
+        machine.begin(chosen={network})
+        machine.a_pass(act="settle")
+        machine.something_happens_to_a_store(name="reverted", what="saved")
+        machine.the_ledger_is_replaced(lost=True)
+        machine.the_clock_is_set_back(back=timedelta(days=2))
+        machine.a_pass(act="go on")
+        machine.a_person_adds_or_removes(name="early", network=network, ago=None)
+        machine.a_loss_is_made_good_and_nobody_unbanned(name="reverted", how="loaded")
+        machine.no_live_ban_is_lost()
+    finally:
+        machine.teardown()
