@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from jailbridge import __version__
+from jailbridge.cli import fail2ban
+from jailbridge.cli.options import ConfigOption, JsonOption, VerboseOption
 
 app = typer.Typer(
     name="jailbridge",
@@ -15,19 +17,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-fail2ban = typer.Typer(help="The filter, jail and action that we ship for fail2ban.", no_args_is_help=True)
 history = typer.Typer(help="Read logs: PortSentry's history, system logs, the journal.", no_args_is_help=True)
 allow = typer.Typer(help="Networks that are never banned.", no_args_is_help=True)
-app.add_typer(fail2ban, name="fail2ban")
+app.add_typer(fail2ban.app, name="fail2ban")
 app.add_typer(history, name="history")
 app.add_typer(allow, name="allow")
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="Configuration; default /etc/jailbridge/jailbridge.toml."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log every decision.")]
 Networks = Annotated[list[str], typer.Argument(metavar="NETWORK…", help="Addresses or networks.")]
 Addresses = Annotated[list[str] | None, typer.Argument(metavar="ADDRESS…", help="Addresses or networks.")]
 
@@ -298,48 +293,6 @@ def demo() -> None:
     from jailbridge.demo.story import tell
 
     _finish(tell())
-
-
-StandaloneOption = Annotated[
-    bool,
-    typer.Option("--standalone", help="A jail for fail2ban alone, without our daemon: fail2ban bans and remembers."),
-]
-
-
-@fail2ban.command("render")
-def fail2ban_render(
-    directory: Annotated[Path, typer.Argument(metavar="DIR")],
-    standalone: StandaloneOption = False,
-    config: ConfigOption = None,
-) -> None:
-    """Write filter.d, action.d and jail.d for this configuration below DIR."""
-    from jailbridge.config import load
-    from jailbridge.definitions import render, write
-
-    definitions = render(load(config), standalone=standalone)
-    changed = write(definitions, directory)
-    for name in definitions:
-        typer.echo(f"{'wrote' if directory / name in changed else 'kept '} {directory / name}")
-
-
-@fail2ban.command("install")
-def fail2ban_install(
-    into: Annotated[Path, typer.Option(metavar="DIR", help="fail2ban's configuration.")] = Path("/etc/fail2ban"),
-    standalone: StandaloneOption = False,
-    config: ConfigOption = None,
-) -> None:
-    """Write our definitions into fail2ban's configuration and have fail2ban test it."""
-    from jailbridge.config import load
-    from jailbridge.definitions import install, render
-
-    settings = load(config)
-    logs = [tail.path for tail in settings.tail if tail.path is not None and not tail.is_pattern]
-    done = install(render(settings, standalone=standalone), into, logs=logs)
-    for path in (*done.created, *done.changed):
-        typer.echo(f"wrote {path}")
-    if not done.tested:
-        typer.echo("not tested: fail2ban-client is not on this machine (apt install fail2ban)")
-    typer.echo("now run: fail2ban-client reload" if done.reload_needed else "nothing to change")
 
 
 LogFileArgument = Annotated[

@@ -53,6 +53,19 @@ def status(answer: Any, as_json: bool) -> int:
     return code
 
 
+def findings(found: Sequence[tuple[str, str]], as_json: bool) -> int:
+    """Show what is the matter, as (what, text)."""
+    code = DRIFT if found else AGREEMENT
+    if as_json:
+        return _json([{"what": what, "text": text} for what, text in found], code)
+    out = console()
+    for what, text in found:
+        out.print(f"{what:<9} {text}", style="yellow", soft_wrap=True)
+    if not found:
+        out.print("all is as it should be", style="green")
+    return code
+
+
 def restored(answer: Any, as_json: bool) -> int:
     """Show what a restore did."""
     if answer is None:

@@ -341,12 +341,21 @@ class FirewallSettings(Section):
     external: External = External.REVERT
 
 
+class Banaction(StrEnum):
+    """Whether fail2ban's own banaction stops packets too, beside our firewall; `auto`: where ours is off."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 class Fail2banSettings(Section):
     """[stores.fail2ban]."""
 
     enabled: Flag = True
     jail: JailName = "portsentry"
     socket: SocketPath = Path("/run/fail2ban/fail2ban.sock")
+    banaction: Banaction = Banaction.AUTO
     external: External = External.ADOPT
 
 
@@ -373,6 +382,12 @@ class StoresSettings(Section):
     firewall: FirewallSettings = FirewallSettings()
     fail2ban: Fail2banSettings = Fail2banSettings()
     blocked_files: BlockedFilesSettings = BlockedFilesSettings()
+
+    @property
+    def fail2ban_blocks(self) -> bool:
+        """Whether fail2ban's own banaction stops packets: beside our firewall, or in its place."""
+        chosen = self.fail2ban.banaction
+        return not self.firewall.enabled if chosen is Banaction.AUTO else chosen is Banaction.ALWAYS
 
 
 class ReconcileSettings(Section):

@@ -22,11 +22,20 @@ def attached_stores(settings: Settings) -> Iterator[Attached]:
     if stores.firewall.enabled:
         yield Attached(store=firewall(stores.firewall), external=stores.firewall.external)
     if stores.fail2ban.enabled:
-        jail, socket, wake = stores.fail2ban.jail, stores.fail2ban.socket, settings.control.fail2ban_wake
-        store = Fail2banStore(jail=jail, socket=socket, wake=wake)
-        yield Attached(store=store, external=stores.fail2ban.external)
+        yield Attached(store=fail2ban(settings), external=stores.fail2ban.external)
     if stores.hosts_deny.enabled:
         yield Attached(store=HostsDenyStore(stores.hosts_deny), external=stores.hosts_deny.external)
+
+
+def fail2ban(settings: Settings) -> Store:
+    """Return fail2ban's jail."""
+    own = settings.stores.fail2ban
+    return Fail2banStore(
+        jail=own.jail,
+        socket=own.socket,
+        wake=settings.control.fail2ban_wake,
+        blocks=settings.stores.fail2ban_blocks,
+    )
 
 
 def firewall(settings: FirewallSettings) -> Store:

@@ -1,23 +1,21 @@
-"""Puts our definitions into fail2ban's folder and takes them out again. Never touches a file that is not ours.
+"""Puts our definitions into fail2ban's folder, has fail2ban judge them and take them up; takes them out again.
 
-Ours is what begins with our mark. Knows nothing of what the files say; fail2ban itself judges that.
+Knows nothing of what the files say.
 """
 
 import logging
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from jailbridge import process
-from jailbridge.definitions.render import MARK
+from jailbridge.definitions.effective import CLIENT, TIMEOUT_S, complaint
+from jailbridge.definitions.files import content, put, remove, unwritable, write
 from jailbridge.errors import FatalError, RetryLater
 
 FAIL2BAN = Path("/etc/fail2ban")
-CLIENT = "fail2ban-client"
-TEST_TIMEOUT_S = 60.0
 OURS = ("filter.d/jailbridge-portsentry.conf", "jail.d/jailbridge.conf", "action.d/jailbridge.py")
 """Every path below fail2ban's folder that any rendering of ours writes."""
 
@@ -41,52 +39,34 @@ class Installed:
     created: tuple[Path, ...]
     tested: bool
 
-    @property
-    def reload_needed(self) -> bool:
-        """Tell whether a running fail2ban must be told (`fail2ban-client reload`)."""
-        return bool(self.changed)
-
-
-def write(definitions: Mapping[str, str], directory: Path) -> list[Path]:
-    """Write the definitions below `directory`, each at once or not at all; return the files that changed.
-
-    Raises FatalError, before anything is written, for a file that we did not write; and when the folder cannot be
-    written.
-    """
-    changed = [directory / name for name in outdated(definitions, directory)]
-    for path in changed:
-        _check_ours(path)
-    for path in changed:
-        _replace(path, definitions[path.relative_to(directory).as_posix()].encode())
-    return changed
-
-
-def outdated(definitions: Mapping[str, str], directory: Path) -> list[str]:
-    """Return the names of the definitions that are missing below `directory` or say something else there."""
-    return [name for name, text in definitions.items() if _content(directory / name) != text.encode()]
-
 
 def install(
-    definitions: Mapping[str, str], directory: Path = FAIL2BAN, *, logs: Iterable[Path] = (), client: str = CLIENT
+    definitions: Mapping[str, str],
+    directory: Path = FAIL2BAN,
+    *,
+    logs: Iterable[Path] = (),
+    client: str = CLIENT,
+    force: bool = False,
 ) -> Installed:
     """Write the definitions, have fail2ban test its whole configuration, and put everything back if it objects.
 
     `logs` are the files that the jail follows; the missing ones are created, empty. Definitions of ours that are not
-    among these (another rendering's) are removed. Raises FatalError with fail2ban's own words when the test fails.
+    among these (another rendering's) are removed. `force`: what somebody edited in a file of ours is lost. Raises
+    FatalError with fail2ban's own words when the test fails.
     """
     if not directory.is_dir():
         raise FatalError(
             f"{directory} is not there: apt install fail2ban, or name its configuration folder with --into"
         )
-    before = {directory / name: _content(directory / name) for name in OURS}
+    before = {directory / name: content(directory / name) for name in OURS}
     created = tuple(log for log in logs if _create(log))
     try:
-        obsolete = _remove(directory / name for name in OURS if name not in definitions)
-        changed = write(definitions, directory)
+        changed = write(definitions, directory, force=force)
+        obsolete = remove((directory / name for name in OURS if name not in definitions), force=force)
         tested = _test(directory, client, "nothing was changed")
     except (FatalError, RetryLater) as error:
-        for path, content in before.items():
-            _restore(path, content)
+        for path, text in before.items():
+            put(path, text)
         for log in created:
             log.unlink(missing_ok=True)
         if isinstance(error, _Refused):
@@ -96,71 +76,28 @@ def install(
     return Installed(changed=(*changed, *obsolete), created=created, tested=tested)
 
 
-def uninstall(directory: Path = FAIL2BAN) -> list[Path]:
-    """Remove our files below `directory`; return them. What somebody else wrote under our names stays.
+def uninstall(directory: Path = FAIL2BAN, *, force: bool = False) -> list[Path]:
+    """Remove our files below `directory`; return them. Somebody else's stay, and what somebody edited (but `force`).
 
     Raises FatalError when the folder cannot be written.
     """
-    return _remove(directory / name for name in OURS)
+    return remove((directory / name for name in OURS), force=force)
 
 
-def _remove(paths: Iterable[Path]) -> list[Path]:
-    removed = []
-    for path in paths:
-        if (content := _content(path)) is None or not _is_ours(content):
-            continue
-        try:
-            path.unlink()
-        except OSError as error:
-            raise _unwritable(path, error) from None
-        removed.append(path)
-    return removed
+def reload(directory: Path = FAIL2BAN, client: str = CLIENT) -> bool:
+    """Have the running fail2ban read its configuration anew; its bans stay. False where none runs.
 
-
-def _check_ours(path: Path) -> None:
-    content = _content(path)
-    if path.is_symlink() or (content is not None and not _is_ours(content)):
-        raise FatalError(f"{path} was not written by jailbridge: move it away first")
-
-
-def _is_ours(content: bytes) -> bool:
-    return content.startswith(f"# {MARK}".encode())
-
-
-def _content(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise FatalError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Rename over a finished copy: fail2ban never reads half a file."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as copy:
-            try:
-                copy.write(content)
-                copy.flush()
-                os.fchmod(copy.fileno(), 0o644)
-                os.fsync(copy.fileno())
-                Path(copy.name).replace(path)
-            except BaseException:
-                Path(copy.name).unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise _unwritable(path, error) from None
-
-
-def _restore(path: Path, content: bytes | None) -> None:
-    if _content(path) == content:
-        return
-    if content is None:
-        path.unlink(missing_ok=True)
-    else:
-        _replace(path, content)
+    Raises FatalError where it does not take it.
+    """
+    if not process.has(client):
+        return False
+    command = [process.find(client, "fail2ban"), "-c", str(directory)]
+    if process.run([*command, "ping"], timeout_s=TIMEOUT_S).code != 0:
+        return False
+    result = process.run([*command, "reload"], timeout_s=TIMEOUT_S)
+    if result.code != 0:
+        raise FatalError(f"the running fail2ban does not take its new configuration: {complaint(result)}")
+    return True
 
 
 def _create(log: Path) -> bool:
@@ -170,26 +107,14 @@ def _create(log: Path) -> bool:
             os.close(os.open(log, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640))
             return True
     except OSError as error:
-        raise _unwritable(log, error) from None
+        raise unwritable(log, error) from None
     return False
 
 
 def _test(directory: Path, client: str, when: str) -> bool:
-    try:
-        program = process.find(client, "fail2ban")
-    except FatalError:
+    if not process.has(client):
         return False
-    result = process.run([program, "-c", str(directory), "-t"], timeout_s=TEST_TIMEOUT_S)
+    result = process.run([process.find(client, "fail2ban"), "-c", str(directory), "-t"], timeout_s=TIMEOUT_S)
     if result.code != 0:
-        raise _Refused(f"fail2ban refuses its configuration in {directory}, {when}: {_complaint(result)}")
+        raise _Refused(f"fail2ban refuses its configuration in {directory}, {when}: {complaint(result)}")
     return True
-
-
-def _complaint(result: process.Result) -> str:
-    """The first line that fail2ban logged as an error: `DATE TIME,MS LOGGER [PID]: ERROR   TEXT`."""
-    lines = [line.partition("ERROR")[2].strip() for line in (result.err + result.out).splitlines() if "ERROR" in line]
-    return lines[0] if lines and lines[0] else result.first_error
-
-
-def _unwritable(path: Path, error: OSError) -> FatalError:
-    return FatalError(f"{path} cannot be written: {error.strerror}")

@@ -5,7 +5,9 @@ globs in logpath. Knows nothing of folders in /etc, of a running server, or of w
 """
 
 import glob
-from collections.abc import Mapping
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -17,10 +19,10 @@ import jailbridge
 from jailbridge.config.settings import EvidenceRule, SensorMode, Settings, TailSettings
 from jailbridge.errors import FatalError
 from jailbridge.model.event import TailFormat
-from jailbridge.model.network import network_text, shown
+from jailbridge.model.network import Network, network_text, shown
 
 MARK = "Written by jailbridge"
-"""How the first line of every file of ours begins, behind its `# `."""
+"""How the first line of every file of ours begins, behind its `# `; then comes a checksum of all the rest."""
 
 PERMANENT_S = -1
 # Bans of which the daemon would hear anyway need no long look back; without it a night's outage must not lose any.
@@ -38,36 +40,42 @@ NEVER_BANNED = (
     "255.255.255.255",
 )
 
+_SEAL = re.compile(rf"{MARK} \([0-9a-f]{{16}}\)".encode())
+
 _DIALECTS = {
-    TailFormat.AUTO: frozenset({"1.2", "2"}),
+    TailFormat.AUTO: frozenset({"1.2", "2", "syslog"}),
     TailFormat.PORTSENTRY_1: frozenset({"1.2"}),
     TailFormat.PORTSENTRY_2: frozenset({"2"}),
+    TailFormat.SYSLOG: frozenset({"syslog"}),
 }
 
 
-def render(settings: Settings, *, standalone: bool = False) -> Mapping[str, str]:
+def render(settings: Settings, *, standalone: bool = False, allowed: Iterable[Network] = ()) -> Mapping[str, str]:
     """Return the definitions: path below fail2ban's folder -> text.
 
+    `allowed` are the networks that are never banned, beside those of `policy.allow`.
     `standalone` is for fail2ban without our daemon: it bans and unbans by itself, through its own firewall action.
     Raises FatalError when no followed file is PortSentry's, or a path cannot be written in an ini file.
     """
     tails = [tail for tail in settings.tail if tail.path is not None and tail.format in _DIALECTS]
     if not tails:
         raise FatalError(
-            'no [[tail]] is in a format that fail2ban can read: use "auto", "portsentry-1.2" or "portsentry-2"'
+            "no [[tail]] is a file in a format that fail2ban can read: "
+            'use "auto", "portsentry-1.2", "portsentry-2" or "syslog"'
         )
     bantime = _standalone_bantime(settings, tails) if standalone else None
     findtime = FINDTIME_STANDALONE if standalone else FINDTIME
     values = {
         "mark": MARK,
         "standalone": standalone,
+        "blocks": standalone or settings.stores.fail2ban_blocks,
         "dialects": frozenset().union(*(_DIALECTS[tail.format] for tail in tails)),
         "jail": settings.stores.fail2ban.jail,
         "paths": list(dict.fromkeys(map(logpath, tails))),
         "findtime_s": int(findtime.total_seconds()),
         "bantime_s": PERMANENT_S if bantime is None else int(bantime.total_seconds()),
         "wake": wake(settings.control.fail2ban_wake),
-        "ignored": [*NEVER_BANNED, *map(network_text, settings.policy.allow)],
+        "ignored": list(dict.fromkeys([*NEVER_BANNED, *map(network_text, [*settings.policy.allow, *allowed])])),
     }
     templates = _templates()
     rendered = {
@@ -77,7 +85,17 @@ def render(settings: Settings, *, standalone: bool = False) -> Mapping[str, str]
     if not standalone:
         action = templates / "jails" / "action" / "jailbridge.py"
         rendered["action.d/jailbridge.py"] = action.read_text(encoding="utf-8")
-    return rendered
+    return {name: _sealed(text) for name, text in rendered.items()}
+
+
+def is_ours(content: bytes) -> bool:
+    """Tell whether a file was written by us, whatever became of it since."""
+    return content.startswith(f"# {MARK}".encode())
+
+
+def is_as_written(content: bytes) -> bool:
+    """Tell whether a file of ours is still just what we wrote."""
+    return content == _sealed(_SEAL.sub(MARK.encode(), content, count=1).decode(errors="replace")).encode()
 
 
 def logpath(tail: TailSettings) -> str:
@@ -109,6 +127,11 @@ def _proves_handshake(settings: Settings, tail: TailSettings) -> bool:
     if tail.evidence is EvidenceRule.AUTO:
         return tail.path == settings.history.path and settings.sensor.mode is SensorMode.CONNECT
     return tail.evidence is EvidenceRule.HANDSHAKE
+
+
+def _sealed(text: str) -> str:
+    """Write a checksum into the first line, so that an edit by hand can be told from an older rendering."""
+    return text.replace(MARK, f"{MARK} ({hashlib.sha256(text.encode()).hexdigest()[:16]})", 1)
 
 
 def _templates() -> Traversable:

@@ -103,10 +103,10 @@ class Places:
         rows = "SELECT ?, value, ?, NULL FROM json_each(?)"
         self._db.execute(f"INSERT INTO placement {rows}", (store, state, untold))
 
-    def _told_ends(self, store: str) -> Collection[Network]:
-        """Return what a store was told an end for."""
-        query = "SELECT network FROM placement WHERE store = ? AND until IS NOT NULL"
-        return {to_network(network) for (network,) in self._db.execute(query, (store,))}
+    def _told_ends(self, store: str) -> Mapping[Network, int]:
+        """Return what a store was told an end for, with that."""
+        query = "SELECT network, until FROM placement WHERE store = ? AND until IS NOT NULL"
+        return {to_network(network): until for network, until in self._db.execute(query, (store,))}
 
     def confirm(self, store: str, present: Iterable[Network], absent: Iterable[Network], token: Token | None) -> None:
         """Note what a store was seen with and without; `token` if it carries the one that was last given out for it."""
@@ -136,13 +136,13 @@ class Places:
                 self._db.execute("INSERT OR REPLACE INTO store VALUES (?, ?)", (store, str(token)))
 
     def correct(self, store: str, ends: Mapping[Network, datetime | None]) -> None:
-        """Note until when a store itself was seen to hold these: not as the record has it, which is an older one."""
+        """Note until when a store itself was seen to hold these, where the record has it otherwise."""
         with self._reading():
             told = self._told_ends(store)
         rows = [
-            (to_seconds(end), store, network_text(network))
+            (seconds, store, network_text(network))
             for network, end in ends.items()
-            if end is not None or network in told
+            if (seconds := to_seconds(end)) != told.get(network)
         ]
         if rows:
             with self._writing():

@@ -79,12 +79,14 @@ class Observation:
 
     enforcing  None where the store cannot tell
     foreign    how many entries that are not ours stand beside them
+    problem    what is wrong there and what to do about it, though it can be read and written
     """
 
     token: str | None
     enforcing: bool | None
     bans: tuple[ObservedBan, ...]
     foreign: int = 0
+    problem: str | None = None
 
     @cached_property
     def held(self) -> Mapping[Network, ObservedBan]:
@@ -112,7 +114,9 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreSummary:
-    """A store's line of a plan: `desired` and `observed` count bans, `problem` says why it is out of reach."""
+    """A store's line of a plan: `desired` and `observed` count bans, `problem` says why it is out of reach or not
+    as it should be.
+    """
 
     reachable: bool
     enforcing: bool | None

@@ -60,7 +60,7 @@ class Access:
             own_end=partial(self._ledger.places.own_end, attached.store.name),
             token=TokenState.CURRENT if shelf is not None and shelf.proven else TokenState.STALE,
             ever_written=True,
-            problem=attached.backoff.problem,
+            problem=attached.backoff.problem or (shelf.problem if shelf is not None else None),
             is_believed=True,
         )
 
@@ -99,7 +99,8 @@ class Access:
         )
         if state is TokenState.CURRENT and recorded is not None and recorded.layout != store.capabilities.layout:
             state = TokenState.STALE
-        return replace(unseen, observation=seen, token=state, problem=backoff.problem if backoff.writing else None)
+        problem = backoff.problem if backoff.writing else seen.problem
+        return replace(unseen, observation=seen, token=state, problem=problem)
 
     def note(self, view: View, fitted: Mapping[Network, Ban], *, judged: bool) -> View:
         """Note what a store was seen with and without; return the view as it is then.
@@ -119,6 +120,11 @@ class Access:
             self._ledger.places.confirm(view.name, present, absent, None)
         if judged and view.is_newer_than_ledger and view.capabilities.ends:
             self._ledger.places.correct(view.name, {n: ban.until for n, ban in view.observation.held.items()})
+        elif not view.capabilities.ends:
+            # It should not have any: what it then lets go of by itself, nobody took out.
+            own = {n: ban.until for n, ban in view.observation.held.items() if ban.until is not None}
+            if own:
+                self._ledger.places.correct(view.name, own)
         if judged and len(unseen) > len(absent):
             self._ledger.places.miss(view.name, unseen)
         return replace(view, placements=self._ledger.places.of(view.name)) if present or unseen else view
@@ -163,7 +169,8 @@ class Access:
     def _mended(self, attached: Attached, view: View) -> View:
         if attached.backoff.succeeded(writing=True):
             log.info("store=%s written again", view.name)
-        return replace(view, problem=None) if view.problem is not None else view
+        problem = view.observation.problem if view.observation is not None else None
+        return replace(view, problem=problem) if view.problem != problem else view
 
     def carry(self, attached: Attached, shelf: Shelf, desired: Mapping[Network, Ban], now: datetime) -> bool:
         """Write one turn of what waits; False where the store turned out to hold something else."""
@@ -217,6 +224,7 @@ class Access:
             proven=proven,
             enforcing=view.observation.enforcing,
             foreign=view.observation.foreign,
+            problem=view.observation.problem,
             # With the ledger's own networks for keys: of 100,000 a copy takes 11 MB.
             bans={known[n].network if n in known else n: ban.until for n, ban in view.observation.held.items()},
             # Of what we wrote there nobody asks it.

@@ -222,7 +222,7 @@ class Controller:
                 desired=len(self._desired),
                 observed=len(shelf.bans) if shelf is not None else 0,
                 foreign=shelf.foreign if shelf is not None else 0,
-                problem=attached.backoff.problem,
+                problem=attached.backoff.problem or (shelf.problem if shelf is not None else None),
             )
         plan = Plan(changes=tuple(changes), stores=summaries)
         return self._with_traces(plan, now, patient=True) if self._clearing.is_owed else plan

@@ -23,6 +23,7 @@ class Shelf:
 
     placements, undecided  as the pass that read it knew them
     bans     what it holds, and until when by itself
+    problem  what is wrong with it though it can be read and written
     since    since when it holds what we did not write there, where it tells: verdicts go by it
     proven   whether its token stands for just that, so that a later difference is somebody's doing
     waiting  networks whose bans have changed and that have not been looked at since, in their order
@@ -39,6 +40,7 @@ class Shelf:
     bans: dict[Network, datetime | None]
     placements: Mapping[Network, Placement]
     undecided: Set[Network]
+    problem: str | None = None
     since: dict[Network, datetime] = field(default_factory=dict)
     crowded: bool = False
     waiting: dict[Network, None] = field(default_factory=dict)
@@ -54,7 +56,9 @@ class Shelf:
         """What a reading would show if nothing but we had changed anything."""
         since = self.since.get
         bans = tuple([ObservedBan(network, since(network), until) for network, until in self.bans.items()])
-        return Observation(token=self.token, enforcing=self.enforcing, bans=bans, foreign=self.foreign)
+        return Observation(
+            token=self.token, enforcing=self.enforcing, bans=bans, foreign=self.foreign, problem=self.problem
+        )
 
     def expect(self, network: Network) -> None:
         """Have a network looked at: its ban has changed."""

@@ -109,7 +109,7 @@ def _wishes(view: View, wanted: Desired, now: datetime, *, forced: bool) -> Sequ
 
 
 def _has_run_out(view: View, network: Network, now: datetime) -> bool:
-    end = view.own_end(network) if view.capabilities.ends else None
+    end = view.own_end(network)
     return end is not None and end <= now
 
 

@@ -5,6 +5,7 @@ end mark; so is the reply, the pickle of (0, value) or (1, exception). A pickle 
 called, so a reply is read by an unpickler that knows values only, from a server that is root or ourselves.
 """
 
+import builtins
 import io
 import os
 import pickle
@@ -28,7 +29,7 @@ MAX_REPLY = 64 * 2**20
 _PICKLE_PROTOCOL = 2
 _CHUNK = 2**16
 _REMOTE_ERRORS = frozenset(
-    {"Exception", "AttributeError", "IndexError", "KeyError", "OSError", "RuntimeError", "TypeError", "ValueError"}
+    name for name, one in vars(builtins).items() if isinstance(one, type) and issubclass(one, Exception)
 )
 
 
@@ -38,6 +39,10 @@ class Refused(GiveUp):
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(f"fail2ban refused: {kind} {shown(text, 200)}")
         self.kind = kind
+
+
+class OtherProtocol(RetryLater):
+    """Something answers, but not in the protocol that we know."""
 
 
 class Fail2banSocket:
@@ -67,8 +72,8 @@ class Fail2banSocket:
     def ask(self, *words: str, timeout_s: float | None = None) -> object:
         """Send one command and return the value of its reply: None, numbers, text, and containers of them.
 
-        Raises Refused when the server answers with an error, RetryLater when it does not answer (in time, or in its
-        protocol), FatalError when somebody else than root or ourselves serves the socket.
+        Raises Refused when the server answers with an error, RetryLater when it does not answer in time, OtherProtocol
+        when it answers in none that we know, FatalError when somebody else than root or ourselves serves the socket.
         """
         request = pickle.dumps(list(words), _PICKLE_PROTOCOL) + END
         deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
@@ -90,7 +95,7 @@ class Fail2banSocket:
             return decoded(reply)
         except ParseError as error:
             self._drop()
-            raise RetryLater(f"what answers at {self._path} is not fail2ban: {error}") from None
+            raise OtherProtocol(f"what answers at {self._path} is not fail2ban: {error}") from None
 
     def _exchange(self, request: bytes, deadline: float) -> bytes:
         if self._connection is None:
@@ -167,7 +172,8 @@ class _Values(pickle.Unpickler):
     def find_class(self, module: str, name: str, /) -> Callable[..., object]:
         if (module, name) == ("builtins", "str"):
             return _text
-        if module.partition(".")[0] == "fail2ban" or (module == "builtins" and name in _REMOTE_ERRORS):
+        # sqlite3: what its database says, of a full disk or a lock.
+        if module.partition(".")[0] in {"fail2ban", "sqlite3"} or (module == "builtins" and name in _REMOTE_ERRORS):
             return lambda *arguments: _RemoteError(name, arguments)
         raise pickle.UnpicklingError(f"{module}.{name} is not a value")
 

@@ -1,6 +1,8 @@
 """A kit for each store: the store itself, and what its surroundings may do to it behind our back."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -10,7 +12,7 @@ from jailbridge.config.settings import HostsDenyForm
 from jailbridge.model.plan import Capabilities
 from jailbridge.stores.memory import MemoryStore
 from tests.contract.kits_deny import HostsDenyKit
-from tests.contract.kits_fail2ban import Fail2banKit
+from tests.contract.kits_fail2ban import INSTALLED, NEEDS_NEWER, NEWER, Fail2ban, Fail2banKit
 from tests.contract.kits_ipset import IpsetKit
 from tests.contract.kits_memory import MemoryKit
 from tests.contract.kits_nftables import NftablesKit
@@ -22,17 +24,25 @@ IN_A_NETWORK = ("nftables", "ipset-nft", "ipset-legacy", "iptables-nft", "iptabl
 
 
 @pytest.fixture(scope="session")
-def fail2ban(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fail2banKit]:
-    kit = Fail2banKit(tmp_path_factory.mktemp("fail2ban"))
-    kit.start()
-    yield kit
-    kit.stop()
+def fail2ban(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Fail2ban], Fail2banKit]]:
+    """A server of either fail2ban, running from when it is first asked for."""
+    with ExitStack() as stack:
+
+        @cache
+        def running(fail2ban: Fail2ban) -> Fail2banKit:
+            kit = Fail2banKit(tmp_path_factory.mktemp("fail2ban"), fail2ban)
+            stack.callback(kit.stop)
+            kit.start()
+            return kit
+
+        yield running
 
 
 @pytest.fixture(
     params=[
         *("memory", "memory-narrow", "hosts_deny", "hosts_deny-file"),
         *(pytest.param(name, marks=pytest.mark.e2e) for name in (*IN_A_NETWORK, "fail2ban")),
+        pytest.param("fail2ban-1.1", marks=[pytest.mark.e2e, NEEDS_NEWER]),
     ]
 )
 def kit(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kit:
@@ -53,6 +63,6 @@ def kit(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
         case "iptables":
             made = XtablesKit(kind, monkeypatch)
         case _:
-            made = request.getfixturevalue("fail2ban")
+            made = request.getfixturevalue("fail2ban")(NEWER if kind else INSTALLED)
     made.prepare()
     return made

@@ -1,10 +1,13 @@
-"""The kit of the store behind fail2ban: a server of the tests' own."""
+"""The fail2bans that we work with, and the kit of the store behind one: a server of the tests' own."""
 
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from jailbridge import process
 from jailbridge.config.settings import Settings
@@ -34,11 +37,32 @@ action =
 PATIENCE_S = 30.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fail2ban:
+    """A fail2ban: how its version begins, and the folders of its programs and of the configuration it comes with."""
+
+    release: str
+    programs: Path
+    shipped: Path
+
+    def program(self, name: str) -> str:
+        """The `client`, `regex` or `server`: its path, or its name where PATH has it."""
+        return str(self.programs / f"fail2ban-{name}")
+
+
+UNPACKED = Path(__file__).parents[2] / ".programs" / "fail2ban-1.1"
+INSTALLED = Fail2ban(release="1.", programs=Path(), shipped=Path("/etc/fail2ban"))
+NEWER = Fail2ban(release="1.1", programs=UNPACKED / "usr/bin", shipped=UNPACKED / "etc/fail2ban")
+# Another release of Debian than the machine's is not everywhere to be had: nobody is required to.
+NEEDS_NEWER = pytest.mark.skipif(not UNPACKED.exists(), reason="Debian trixie's fail2ban could not be unpacked")
+
+
 class Fail2banKit:
     """A fail2ban server of the tests' own, with the jail that we ship and another one."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, fail2ban: Fail2ban) -> None:
         self.root = root
+        self.fail2ban = fail2ban
         (root / "history").touch()
         (root / "other.log").touch()
         (root / "fail2ban.conf").write_text(FAIL2BAN.format(root=root))
@@ -58,14 +82,16 @@ class Fail2banKit:
             return server.ask("get", "other", "banip", "--with-time")
 
     def client(self, *words: str) -> str:
-        return done("fail2ban-client", "-c", str(self.root), "-s", str(self.root / "socket"), *words)
+        return done(*self._client(), *words)
+
+    def _client(self) -> list[str]:
+        return [self.fail2ban.program("client"), "-c", str(self.root), "-s", str(self.root / "socket")]
 
     def start(self) -> None:
-        command = ["unshare", "--net", "fail2ban-server", "-f", "-x", "-c", str(self.root), "start"]
+        command = ["unshare", "--net", self.fail2ban.program("server"), "-f", "-x", "-c", str(self.root), "start"]
         self._server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + PATIENCE_S
-        ping = ["fail2ban-client", "-c", str(self.root), "-s", str(self.root / "socket"), "status", "portsentry"]
-        while process.run(ping).code != 0:
+        while process.run([*self._client(), "status", "portsentry"]).code != 0:
             assert self._server.poll() is None, (self.root / "log").read_text()
             assert time.monotonic() < deadline, "fail2ban does not answer"
             time.sleep(0.05)

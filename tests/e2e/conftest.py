@@ -1,9 +1,15 @@
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from jailbridge.definitions import render, write
 from jailbridge.demo.lab import Lab
+from tests.contract.kits_fail2ban import INSTALLED
+from tests.e2e.fail2ban_server import Server
 
 WITHOUT_FAIL2BAN = "enabled = false"
 
@@ -19,3 +25,27 @@ def make_lab() -> Iterator[Callable[..., Lab]]:
 def lab(make_lab: Callable[..., Lab]) -> Lab:
     """A host without fail2ban, and its outside."""
     return make_lab(WITHOUT_FAIL2BAN)
+
+
+@pytest.fixture
+def fail2ban_namespace() -> Iterator[str]:
+    name = f"jb-f2b-{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+    yield name
+    subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, tmp_path: Path, fail2ban_namespace: str) -> Iterator[Server]:
+    """The installed fail2ban's, or the one that `on_both` says."""
+    fail2ban = Server(tmp_path, fail2ban_namespace, getattr(request, "param", INSTALLED))
+    yield fail2ban
+    fail2ban.stop()
+
+
+@pytest.fixture
+def bridged(server: Server) -> Server:
+    write(render(server.settings(allow=["192.0.2.128/25"])), server.directory)
+    server.start()
+    return server

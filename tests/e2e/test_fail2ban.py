@@ -1,42 +1,33 @@
-"""The definitions and the store against a real fail2ban: own folder, own socket, own network namespace."""
+"""The jail and the store against a real fail2ban."""
 
-import json
-import os
-import shutil
+import re
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from jailbridge.config.settings import Settings
-from jailbridge.definitions import install, render, write
+from jailbridge import process
+from jailbridge.config.settings import StoresSettings
+from jailbridge.definitions import render, write
 from jailbridge.errors import FatalError, RetryLater
 from jailbridge.model.network import Network, parse_network
-from jailbridge.model.plan import Action, Change, ObservedBan, Rejection
+from jailbridge.model.plan import Action, Change, Rejection
 from jailbridge.model.token import Token
-from jailbridge.stores.fail2ban import CHUNK, WRITING, Fail2banStore
-from jailbridge.stores.fail2ban_socket import Fail2banSocket, Refused
+from jailbridge.stores.fail2ban import CHUNK, SLOW_TURN, WRITING, Fail2banStore
+from jailbridge.stores.fail2ban import Server as Connection
+from jailbridge.stores.fail2ban_socket import END, Fail2banSocket
 from jailbridge.stores.protocol import Drifted
+from tests.e2e.fail2ban_server import Server, eventually, held, now, on_both
+from tests.fail2ban_talk import saying, serving
 
 pytestmark = pytest.mark.e2e
 
-SAMPLES = Path(__file__).parents[2] / "sample-logs"
-SHIPPED = Path("/etc/fail2ban")
 TOKEN = Token(ledger="0123456789ab", boot="ba9876543210", layout=1, sequence=7)
-PATIENCE_S = 20.0
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 def net(text: str) -> Network:
@@ -47,150 +38,16 @@ def change(action: Action, network: str) -> Change:
     return Change(store="fail2ban", action=action, network=net(network), why="test")
 
 
-class Server:
-    """A fail2ban with the shipped configuration, no jail of its own, and whatever is written into its folder."""
-
-    def __init__(self, root: Path, namespace: str) -> None:
-        self.namespace = namespace
-        self.directory = root / "fail2ban"
-        shutil.copytree(SHIPPED, self.directory, ignore=shutil.ignore_patterns("jail.d", "*.local"))
-        (self.directory / "jail.d").mkdir()
-        self.socket = root / "socket"
-        self.wake = root / "fail2ban.wake"
-        self.history = root / "portsentry.history"
-        self.history.touch()
-        self.log = root / "fail2ban.log"
-        (self.directory / "fail2ban.local").write_text(
-            f"[DEFAULT]\nsocket = {self.socket}\npidfile = {root}/pid\nlogtarget = {self.log}\n"
-            f"dbfile = {root}/db.sqlite3\n[Definition]\nallowipv6 = yes\n"
-        )
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def settings(self, **policy: object) -> Settings:
-        control = {"socket": str(self.wake.with_name("control.sock"))}
-        return Settings.model_validate({"tail": [{"path": str(self.history)}], "policy": policy, "control": control})
-
-    def start(self, jail: str | None = "portsentry") -> None:
-        """Start and wait for the jail: fail2ban answers before it has loaded any."""
-        command = ["ip", "netns", "exec", self.namespace, "fail2ban-server", "-c", str(self.directory), "-f", "start"]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        eventually(lambda: self.asked("ping") == "pong")
-        eventually(lambda: jail is None or self.asked("get", jail, "actions"))
-
-    def asked(self, *words: str) -> object:
-        try:
-            with Fail2banSocket(self.socket) as server:
-                return server.ask(*words)
-        except (RetryLater, Refused):
-            return None
-
-    def client(self, *words: str) -> str:
-        done = subprocess.run(
-            ["fail2ban-client", "-c", str(self.directory), *words], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(PATIENCE_S)
-            except subprocess.TimeoutExpired:
-                self.kill()
-
-    def store(self, jail: str = "portsentry") -> Fail2banStore:
-        return Fail2banStore(jail=jail, socket=self.socket, wake=self.wake)
-
-    def scan(self, address: str, *, ignored: str = "false") -> None:
-        """PortSentry's line for a scan right now."""
-        now = datetime.now(UTC)
-        with self.history.open("a", encoding="ascii") as history:
-            history.write(
-                f"{now:%Y-%m-%dT%H:%M:%S}.{now.microsecond // 1000:03d}+0000 Scan from: [{address}] ({address}) "
-                "protocol: [TCP] port: [23] type: [TCP SYN/Normal scan] IP opts: [not set] "
-                f"ignored: [{ignored}] triggered: [true] noblock: [true] blocked: [false]\n"
-            )
-
-
-@pytest.fixture
-def namespace() -> Iterator[str]:
-    name = f"jb-f2b-{os.getpid()}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
-    yield name
-    subprocess.run(["ip", "netns", "delete", name], check=True)
-
-
-@pytest.fixture
-def server(tmp_path: Path, namespace: str) -> Iterator[Server]:
-    fail2ban = Server(tmp_path, namespace)
-    yield fail2ban
-    fail2ban.stop()
-
-
-@pytest.fixture
-def bridged(server: Server) -> Server:
-    write(render(server.settings(allow=["192.0.2.128/25"])), server.directory)
-    server.start()
-    return server
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
-
-
-def held(store: Fail2banStore) -> dict[str, ObservedBan]:
-    return {str(ban.network): ban for ban in store.observe(now()).bans}
-
-
-# the filter
-
-
-@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
-@pytest.mark.parametrize("tail_format", ["auto", "own"])
-@pytest.mark.parametrize("sample", ["portsentry-1.2", "portsentry-2"])
-def test_the_filter_bans_exactly_what_each_sample_line_says(
-    tmp_path: Path, sample: str, tail_format: str, encoding: str
-) -> None:
-    settings = {"tail": [{"path": "/log", "format": sample if tail_format == "own" else "auto"}]}
-    write(render(Settings.model_validate(settings)), tmp_path)
-    expected = [json.loads(line) for line in (SAMPLES / f"{sample}.expected.jsonl").read_text().splitlines()]
-    done = subprocess.run(
-        ["fail2ban-regex", "-c", str(tmp_path), "-e", encoding, "-o", "ip", str(SAMPLES / f"{sample}.log"),
-         str(tmp_path / "filter.d/jailbridge-portsentry.conf")],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert done.stdout.split() == [line["fail2ban"] for line in expected if line["fail2ban"]]
-
-
-@pytest.mark.parametrize(("sample", "other"), [("portsentry-1.2", "portsentry-2"), ("portsentry-2", "portsentry-1.2")])
-def test_a_filter_for_one_dialect_matches_nothing_of_the_other(tmp_path: Path, sample: str, other: str) -> None:
-    write(render(Settings.model_validate({"tail": [{"path": "/log", "format": sample}]})), tmp_path)
-    done = subprocess.run(
-        ["fail2ban-regex", "-c", str(tmp_path), "-o", "ip", str(SAMPLES / f"{other}.log"),
-         str(tmp_path / "filter.d/jailbridge-portsentry.conf")],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert done.stdout.split() == []
-
-
-def test_each_sample_line_has_its_expectation() -> None:
-    for sample in ("portsentry-1.2", "portsentry-2"):
-        lines = (SAMPLES / f"{sample}.log").read_bytes().split(b"\n")[:-1]
-        expected = [json.loads(line) for line in (SAMPLES / f"{sample}.expected.jsonl").read_text().splitlines()]
-        assert [line["line"] for line in expected] == list(range(1, len(lines) + 1))
-        assert all(("refused" in line) is ("address" not in line) for line in expected)
+@on_both
+def test_either_fail2ban_is_the_one_that_is_meant(server: Server) -> None:
+    server.start(jail=None)
+    assert str(server.asked("version")).startswith(server.release)
 
 
 # the jail
 
 
+@on_both
 def test_a_line_in_the_history_bans_for_ever_and_ignored_or_allowed_sources_are_not_banned(bridged: Server) -> None:
     before = now().replace(microsecond=0)
     bridged.scan("192.0.2.1", ignored="true")
@@ -206,6 +63,7 @@ def test_a_line_in_the_history_bans_for_ever_and_ignored_or_allowed_sources_are_
     assert before <= ban.since <= now()
 
 
+@on_both
 def test_the_jail_pins_what_a_local_default_would_change(server: Server) -> None:
     (server.directory / "jail.local").write_text(
         "[DEFAULT]\nbantime = 5m\nbantime.increment = true\nmaxretry = 9\nfindtime = 1\nusedns = yes\n"
@@ -269,6 +127,7 @@ def test_many_changes_go_in_order(bridged: Server) -> None:
     assert set(held(store)) == {everyone[0], everyone[-1]}
 
 
+@on_both
 def test_others_doings_are_noticed_and_our_own_are_not(bridged: Server) -> None:
     store = bridged.store()
     assert store.touched(), "nobody listened until now"
@@ -285,6 +144,7 @@ def test_others_doings_are_noticed_and_our_own_are_not(bridged: Server) -> None:
     eventually(store.touched)
 
 
+@on_both
 def test_a_ban_of_no_address_is_foreign_and_stays(bridged: Server) -> None:
     bridged.client("set", "portsentry", "banip", "not-an-ip", "a b\t+ 1 = 2")
     store = bridged.store()
@@ -294,6 +154,7 @@ def test_a_ban_of_no_address_is_foreign_and_stays(bridged: Server) -> None:
     assert observation.foreign == 2
 
 
+@on_both
 def test_a_ban_with_an_end_shows_it(bridged: Server) -> None:
     bridged.client("set", "portsentry", "bantime", "600")
     bridged.client("set", "portsentry", "banip", "192.0.2.7")
@@ -302,6 +163,7 @@ def test_a_ban_with_an_end_shows_it(bridged: Server) -> None:
     assert ban.until == ban.since + timedelta(seconds=600)
 
 
+@on_both
 def test_a_reload_keeps_bans_and_token(bridged: Server) -> None:
     store = bridged.store()
     store.apply([change(Action.ADD, "192.0.2.7")], TOKEN, now())
@@ -310,6 +172,7 @@ def test_a_reload_keeps_bans_and_token(bridged: Server) -> None:
     assert set(held(store)) == {"192.0.2.7"}
 
 
+@on_both
 def test_a_restart_of_the_jail_drops_the_token(bridged: Server) -> None:
     store = bridged.store()
     store.apply([change(Action.ADD, "192.0.2.7")], TOKEN, now())
@@ -324,11 +187,11 @@ class RestartedMeanwhile(Fail2banStore):
         super().__init__(jail="portsentry", socket=server.socket)
         self._server_itself = server
 
-    def _banned(self, server: Fail2banSocket, *options: str) -> list[str]:
+    def _banned(self, server: Connection) -> list[str]:
         self._server_itself.client("restart", "--unban", "portsentry")
-        return super()._banned(server, *options)
+        return super()._banned(server)
 
-    def _send(self, server: Fail2banSocket, command: str, chunk: Sequence[Change]) -> Iterator[Rejection]:
+    def _send(self, server: Connection, command: str, chunk: Sequence[Change]) -> Iterator[Rejection]:
         yield from super()._send(server, command, chunk)
         self._server_itself.client("restart", "--unban", "portsentry")
 
@@ -362,6 +225,7 @@ def test_a_writing_that_never_ended_leaves_no_token_and_is_no_hindrance(bridged:
     assert bridged.store().observe(now()).token == str(TOKEN)
 
 
+@on_both
 def test_a_killed_server_is_out_of_reach_until_it_is_back(bridged: Server) -> None:
     store = bridged.store()
     store.apply([change(Action.ADD, "192.0.2.7")], TOKEN, now())
@@ -375,6 +239,7 @@ def test_a_killed_server_is_out_of_reach_until_it_is_back(bridged: Server) -> No
     assert store.observe(now()).token is None
 
 
+@on_both
 def test_an_open_connection_survives_a_restart_of_the_server(bridged: Server) -> None:
     with Fail2banSocket(bridged.socket) as connection:
         assert connection.ask("ping") == "pong"
@@ -383,6 +248,7 @@ def test_an_open_connection_survives_a_restart_of_the_server(bridged: Server) ->
         assert connection.ask("ping") == "pong"
 
 
+@on_both
 def test_a_missing_jail_names_the_remedy(server: Server) -> None:
     server.start(jail=None)
     with pytest.raises(RetryLater, match="no jail portsentry: run `jailbridge fail2ban install`"):
@@ -391,6 +257,7 @@ def test_a_missing_jail_names_the_remedy(server: Server) -> None:
         server.store().apply([change(Action.ADD, "192.0.2.7")], TOKEN, now())
 
 
+@on_both
 def test_a_jail_without_our_action_names_the_remedy_and_is_not_touched(server: Server) -> None:
     write(render(server.settings()), server.directory)
     (server.directory / "jail.local").write_text("[portsentry]\naction = dummy\n")
@@ -424,6 +291,7 @@ def test_a_server_that_is_not_root_is_refused(tmp_path: Path) -> None:
 # without the daemon
 
 
+@on_both
 @pytest.mark.parametrize("family", ["iptables", "nftables"])
 def test_fail2ban_alone_bans_in_the_firewall_and_again_after_a_restart(server: Server, family: str) -> None:
     action = {"iptables": "iptables-allports", "nftables": "nftables[type=allports]"}[family]
@@ -454,29 +322,75 @@ def held_by_anyone(server: Server) -> list[str]:
     return answer
 
 
-# the installation
+# both
 
 
-def test_an_installation_is_tested_by_fail2ban_and_makes_the_missing_history(server: Server) -> None:
-    server.history.unlink()
-    done = install(render(server.settings()), server.directory, logs=[server.history])
-    assert done.tested
-    assert done.reload_needed
-    assert done.created == (server.history,)
+@on_both
+def test_where_both_block_a_ban_of_ours_is_in_fail2bans_own_firewall_too_and_leaves_it(server: Server) -> None:
+    stores = {"fail2ban": {"banaction": "always"}}
+    settings = server.settings().model_copy(update={"stores": StoresSettings.model_validate(stores)})
+    write(render(settings), server.directory)
     server.start()
-    assert server.store().observe(now()).enforcing is True
-    again = install(render(server.settings()), server.directory, logs=[server.history])
-    assert not again.reload_needed
-    assert again.created == ()
+    store = Fail2banStore(jail="portsentry", socket=server.socket, blocks=True)
+
+    def blocked() -> list[str]:
+        listing = ["ip", "netns", "exec", server.namespace, "iptables", "-S", "f2b-portsentry"]
+        rules = subprocess.run(listing, capture_output=True, text=True, check=False).stdout
+        return sorted(set(re.findall(r"-s (\S+)/32", rules)))
+
+    addresses = [f"192.0.2.{n}" for n in range(1, 10)]
+    assert store.capabilities.turn == SLOW_TURN
+    assert store.apply([change(Action.ADD, one) for one in addresses], TOKEN, now()) == []
+    assert blocked() == addresses
+    assert store.observe(now()).token == str(TOKEN)
+    store.apply([change(Action.REMOVE, one) for one in addresses[1:]], replace(TOKEN, sequence=8), now())
+    assert blocked() == addresses[:1]
 
 
-def test_an_installation_that_fail2ban_refuses_leaves_everything_as_it_was(server: Server) -> None:
-    old = render(server.settings())
-    install(old, server.directory)
-    (server.directory / "jail.d/jailbridge.local").write_text("[portsentry]\nfilter = no-such-filter\n")
-    other = server.history.with_name("other.history")
-    new = render(Settings.model_validate({"tail": [{"path": str(other)}]}), standalone=True)
-    with pytest.raises(FatalError, match="no-such-filter"):
-        install(new, server.directory, logs=[other])
-    assert {name: (server.directory / name).read_text() for name in old} == old
-    assert not other.exists()
+# what is not as it should be
+
+
+@on_both
+def test_another_bantime_is_told_once_with_the_remedy(bridged: Server, caplog: pytest.LogCaptureFixture) -> None:
+    store = bridged.store()
+    assert store.observe(now()).problem is None
+    bridged.client("set", "portsentry", "bantime", "600")
+    said = (
+        "fail2ban's jail portsentry has bantime '600' and not -1, so that fail2ban ends bans which go on: "
+        "`jailbridge fail2ban check` says where"
+    )
+    assert [store.observe(now()).problem for _ in range(2)] == [said, said]
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [said]
+    bridged.client("set", "portsentry", "bantime", "-1")
+    assert store.observe(now()).problem is None
+
+
+# Knows another socket than it is told; for the rest it is the real one.
+CLIENT = """#!/bin/sh
+while [ "$1" != -s ]; do shift; done
+shift 2
+exec {client} -s {socket} "$@"
+"""
+
+
+@on_both
+def test_a_server_that_speaks_otherwise_is_asked_by_fail2bans_own_client(
+    bridged: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, folder = tmp_path / "other", tmp_path / "programs"
+    folder.mkdir()
+    (folder / "fail2ban-client").write_text(
+        CLIENT.format(client=bridged.program("client").replace(" ", "\\ "), socket=bridged.socket)
+    )
+    (folder / "fail2ban-client").chmod(0o755)
+    monkeypatch.setattr(process, "SEARCH_PATH", f"{folder}:{process.SEARCH_PATH}")
+    changes = [change(Action.ADD, one) for one in ("192.0.2.7", "2001:db8::/64", "198.51.100.0/24")]
+    with serving(path, *[saying(b"\x93NEWPROTOCOL" + END)] * 4):
+        store = Fail2banStore(jail="portsentry", socket=path)
+        assert store.observe(now()).bans == ()
+        assert store.apply(changes, TOKEN, now()) == []
+        store.apply([change(Action.REMOVE, "198.51.100.0/24")], replace(TOKEN, sequence=8), now(), expected=str(TOKEN))
+        seen = store.observe(now())
+    assert seen == bridged.store().observe(now())
+    assert set(seen.held) == {net("192.0.2.7"), net("2001:db8::/64")}
+    assert seen.token == str(replace(TOKEN, sequence=8))

@@ -68,6 +68,7 @@ DOCUMENTED = """
     enabled = true
     jail = "portsentry"
     socket = "/run/fail2ban/fail2ban.sock"
+    banaction = "auto"
     external = "adopt"
     [stores.blocked_files]
     enabled = true

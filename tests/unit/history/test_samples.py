@@ -141,6 +141,6 @@ def test_a_line_that_says_so_is_one_that_fail2ban_acts_on(name: str) -> None:
         acts = "dialect" in expected and said in {(None, None), (False, True)}
         if name == "portsentry-2":
             acts = said == (False, True)
-        # Our filter for fail2ban reads histories only.
-        acts = acts and name in HISTORIES
+        # Our filter for fail2ban reads files of PortSentry's lines: histories, and syslog.
+        acts = acts and name in {*HISTORIES, "syslog"}
         assert expected["fail2ban"] == (expected["address"] if acts else None), expected["line"]

@@ -1,65 +1,29 @@
 import os
 import pickle
 import socket
+import sqlite3
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from jailbridge.errors import ParseError, RetryLater
+from jailbridge.model.network import parse_network
+from jailbridge.model.plan import Action, Change
+from jailbridge.model.token import Token
 from jailbridge.stores.fail2ban import Fail2banStore
 from jailbridge.stores.fail2ban_socket import END, Fail2banSocket, Refused, decoded
+from tests.fail2ban_talk import request, saying, serving
 
 Answer = Callable[[list[str]], bytes]
+NOW = datetime(2026, 11, 22, 6, 30, tzinfo=UTC)
 
 
 def reply(value: object, code: int = 0) -> bytes:
     return pickle.dumps((code, value), pickle.HIGHEST_PROTOCOL) + END
-
-
-@contextmanager
-def serving(path: Path, *connections: Callable[[socket.socket], None]) -> Iterator[None]:
-    """A server on the socket that meets each connection in turn as told, then closes it."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-
-        def serve() -> None:
-            for meet in connections:
-                connection, _ = listener.accept()
-                with connection:
-                    meet(connection)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield
-        finally:
-            thread.join(10)
-            assert not thread.is_alive()
-
-
-def request(connection: socket.socket) -> list[str]:
-    received = b""
-    while not received.endswith(END):
-        part = connection.recv(4096)
-        assert part, received
-        received += part
-    words = pickle.loads(received[: -len(END)])
-    assert isinstance(words, list)
-    return words
-
-
-def saying(*answers: bytes) -> Callable[[socket.socket], None]:
-    def meet(connection: socket.socket) -> None:
-        for answer in answers:
-            request(connection)
-            connection.sendall(answer)
-
-    return meet
 
 
 @pytest.fixture
@@ -111,6 +75,22 @@ def test_an_error_of_the_server_is_refused_with_its_kind(path: Path) -> None:
         with pytest.raises(Refused, match=r"UnknownJailException 'j'$") as second:
             server.ask("x")
     assert (first.value.kind, second.value.kind) == ("KeyError", "UnknownJailException")
+
+
+@pytest.mark.parametrize(
+    "error", [sqlite3.OperationalError("database is locked"), NameError("x"), FileNotFoundError(2, "gone")]
+)
+def test_any_error_that_a_server_may_meet_is_one(error: Exception) -> None:
+    with pytest.raises(Refused, match=type(error).__name__):
+        decoded(reply(error, 1)[: -len(END)])
+
+
+def test_what_its_database_does_not_take_now_is_tried_again(path: Path) -> None:
+    full = reply(sqlite3.OperationalError("database or disk is full"), 1)
+    add = Change(store="fail2ban", action=Action.ADD, network=parse_network("192.0.2.7"), why="")
+    token = Token(ledger="0123456789ab", boot="-", layout=1, sequence=1)
+    with serving(path, saying(reply("token"), full)), pytest.raises(RetryLater, match="disk is full"):
+        Fail2banStore(jail="j", socket=path).apply([add], token, NOW)
 
 
 def test_an_error_text_is_one_line() -> None:
