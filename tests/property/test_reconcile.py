@@ -305,7 +305,8 @@ class ReconcileMachine(RuleBasedStateMachine):
         lost_ones = {network for network in known if self.ledger.covering(network) is None}
         assert not {n for n in lost_ones if n not in self.wished}, lost_ones
         self.live = dict(self.ledger.bans())
-        self.wished.clear()
+        if all(store.reachable for store in self.stores.values()):
+            self.wished.clear()
 
     # what must always be so
 
@@ -469,5 +470,20 @@ def test_what_a_person_has_ended_stays_ended_though_another_ledger_wrote_it_befo
         machine.a_person_adds_or_removes(name="early", network=network, ago=None)
         machine.a_loss_is_made_good_and_nobody_unbanned(name="reverted", how="loaded")
         machine.no_live_ban_is_lost()
+    finally:
+        machine.teardown()
+
+
+def test_a_wish_in_a_store_out_of_reach_is_heard_later_though_an_older_ledger_was_put_back_meanwhile() -> None:
+    machine, network = ReconcileMachine(), NETWORKS[1]
+    try:
+        machine.begin(chosen={network})
+        machine.the_ledger_is_saved()
+        machine.a_person_adds_or_removes(name="hosts_deny", network=network, ago=None)
+        machine.something_happens_to_a_store(name="hosts_deny", what="out of reach")
+        machine.the_ledger_is_replaced(lost=False)
+        machine.all_is_well_again_and_a_few_passes_bring_agreement()
+        machine.no_live_ban_is_lost()
+        assert network not in machine.ledger.bans()
     finally:
         machine.teardown()
