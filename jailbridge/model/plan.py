@@ -50,6 +50,7 @@ class Capabilities:
     limit     how many bans it takes, None for no limit
     turn      how many changes it takes at once without holding up the others, None for any number
     pause_s   the least time between two writings, in seconds
+    tells     says that another touched it as news, once, also while it cannot be read
     guarded   writing sees whether the token is the one that it must find; without, only a flush is seen
     """
 
@@ -61,6 +62,7 @@ class Capabilities:
     limit: int | None = None
     turn: int | None = None
     pause_s: float = 0.0
+    tells: bool = False
     guarded: bool = True
     longest: timedelta | None = None
 

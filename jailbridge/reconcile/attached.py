@@ -36,7 +36,7 @@ class Backoff:
         return is_new
 
     def seen(self, now: float) -> None:
-        """Note that somebody who only looked on found it in reach: then its turn is now."""
+        """Note that somebody who only looked on found it in reach, or heard of it: then its turn is now."""
         if not self.writing:
             self.not_before = min(self.not_before, now)
 
@@ -75,9 +75,11 @@ class Attached:
         """Tell whether changes may be written without a reading before them.
 
         What another put in the place of our content must not get our newest token: nobody could tell any more that it
-        was not a person who changed the rest. Where nothing is inferred, it does no harm.
+        was not a person who changed the rest. Where nothing is inferred, it does no harm. A store that is not as it
+        should be may end bans by itself: when, only reading them back tells.
         """
-        return self.shelf is not None and (self.store.capabilities.guarded or self.external is External.REVERT)
+        is_safe = self.store.capabilities.guarded or self.external is External.REVERT
+        return is_safe and self.shelf is not None and self.shelf.problem is None
 
     def was_read(self, now: float, took_s: float, interval_s: float) -> None:
         """Note a reading that took so long: the next one comes after the interval, or later where readings are long."""

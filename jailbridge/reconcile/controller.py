@@ -122,11 +122,24 @@ class Controller:
         columns = {view.name: _column(view, wanted, always) for view in self._observe(now)}
         return {network: {name: column(network) for name, column in columns.items()} for network in self._ledger.bans()}
 
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """What is the matter with the stores, by their names."""
+        shelves = {name: attached.shelf for name, attached in self._stores.items()}
+        own = {name: shelf.problem for name, shelf in shelves.items() if shelf is not None}
+        found = {name: attached.backoff.problem or own.get(name) for name, attached in self._stores.items()}
+        return {name: problem for name, problem in found.items() if problem is not None}
+
     def notice(self) -> None:
-        """Ask every store that is believed whether another may have changed something: then it is read soon."""
+        """Ask every store that is believed whether another may have changed something: then it is read soon.
+
+        Of those out of reach only one that tells news is asked: then its turn is now.
+        """
         for attached in self._stores.values():
-            if attached.shelf is not None and attached.store.touched():
+            asked = attached.shelf is not None or attached.store.capabilities.tells
+            if asked and attached.store.touched():
                 attached.was_touched(self._clock())
+                attached.backoff.seen(self._clock())
         if self._heard >= 0:
             # Worked out while nobody waits for it: at 100,000 bans it takes a third of a second.
             self._whole_index()

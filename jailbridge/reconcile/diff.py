@@ -169,12 +169,14 @@ def differences(view: View, desired: Desired, now: datetime, undecided: Set[Netw
     for ban in missing:
         network = ban.network
         if staying.covering(network) is None:
-            yield Change(name, Action.ADD, network, _cause_to_add(network, view, ban), ban.until)
+            yield Change(name, Action.ADD, network, _cause_to_add(network, view, ban, now), ban.until)
 
 
-def _cause_to_add(network: Network, view: View, wanted: Ban) -> str:
+def _cause_to_add(network: Network, view: View, wanted: Ban, now: datetime) -> str:
     if view.placements.get(network) is not Placement.CONFIRMED:
         return wanted.reason
+    if has_run_out(view, network, now):
+        return "ran out there"
     if view.token is TokenState.CURRENT:
         return "taken out there, put back: what ends a ban is `jailbridge unban`"
     return "lost there"
@@ -204,6 +206,12 @@ def _cause_to_remove(
     if network in undecided:
         return None
     return "ended" if known else "not in the ledger"
+
+
+def has_run_out(view: View, network: Network, now: datetime) -> bool:
+    """Tell whether the end that a store itself had for a ban has come."""
+    end = view.own_end(network)
+    return end is not None and end <= now
 
 
 def is_armed(held: datetime | None, wanted: datetime | None, capabilities: Capabilities, now: datetime) -> bool:

@@ -21,7 +21,7 @@ from jailbridge.model.ban import Ban, Decision
 from jailbridge.model.network import Network, NetworkSet
 from jailbridge.model.plan import Action, Change, External, ObservedBan, Placement, Plan, StoreSummary
 from jailbridge.model.token import TokenState
-from jailbridge.reconcile.diff import Desired, View, differences
+from jailbridge.reconcile.diff import Desired, View, differences, has_run_out
 
 # Of what a store held so many bans may be taken out at once by a person; more is an accident.
 WISHES, WISHES_SHARE = 3, 10
@@ -102,15 +102,10 @@ def _wishes(view: View, wanted: Desired, now: datetime, *, forced: bool) -> Sequ
         return ()
     proven = [network for network in fitted if view.placements.get(network) is Placement.CONFIRMED]
     index = NetworkSet(held)
-    gone = [n for n in lacking if index.covering(n) is None and not _has_run_out(view, n, now)]
+    gone = [n for n in lacking if index.covering(n) is None and not has_run_out(view, n, now)]
     # What a storm has added since the last reading makes no accident smaller.
     before = len(proven) if view.held_before is None else min(len(proven), view.held_before)
     return tuple(gone) if forced or len(gone) <= max(WISHES, before // WISHES_SHARE) else ()
-
-
-def _has_run_out(view: View, network: Network, now: datetime) -> bool:
-    end = view.own_end(network)
-    return end is not None and end <= now
 
 
 def _finds(

@@ -68,7 +68,7 @@ class Fail2banStore:
         blocks  whether fail2ban's own banaction, which starts programs for each ban, is in the jail too
         """
         turn = SLOW_TURN if blocks else TURN
-        self.capabilities = Capabilities(overlaps=True, ends=False, volatile=True, early=False, turn=turn)
+        self.capabilities = Capabilities(overlaps=True, ends=False, volatile=True, early=False, turn=turn, tells=True)
         self._news = JailNews(wake) if wake is not None else None
         self._jail = jail
         self._socket = socket
