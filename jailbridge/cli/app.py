@@ -66,11 +66,10 @@ def run(
     from jailbridge.cli.logs import log_to_stderr
     from jailbridge.config import load
 
-    settings = load(config)
     log_to_stderr(verbose)
     from jailbridge.daemon.run import run as run_daemon
 
-    run_daemon(settings, sensor=not without)
+    run_daemon(lambda: load(config), sensor=not without)
 
 
 @app.command()

@@ -11,8 +11,8 @@ from jailbridge import process
 from jailbridge.config import parse
 from jailbridge.config.settings import FirewallBackend, FirewallSettings
 from jailbridge.daemon import wiring
+from jailbridge.daemon.engine import Engine
 from jailbridge.daemon.operations import Operations
-from jailbridge.daemon.run import Engine
 from jailbridge.ledger import Ledger
 from jailbridge.model.network import parse_network
 from jailbridge.model.plan import Action, Change

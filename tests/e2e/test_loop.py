@@ -385,11 +385,3 @@ def test_killed_at_any_moment_it_comes_to_agreement(
     block = [row for row in deny(lab).splitlines() if row.startswith("ALL: ")]
     assert sorted(block) == sorted(f"ALL: {address}" for address in wanted)
     assert set(lab.fail2ban("get", "portsentry", "banip").out.split()) == wanted
-
-
-def test_a_hangup_ends_nothing_and_says_what_it_does_not_do(lab: Lab) -> None:
-    daemon = lab.start_daemon("--without", "sensor")
-    daemon.send_signal(signal.SIGHUP)
-    lab.wait("the word of it", lambda: "signal=SIGHUP" in lab.tail("jailbridge", 50))
-    assert daemon.poll() is None
-    assert lab.jailbridge("status").code == 0

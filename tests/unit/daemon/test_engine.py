@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from jailbridge.config import parse
+from jailbridge.daemon.engine import TURN_S, Engine
 from jailbridge.daemon.operations import Operations, utc_now
-from jailbridge.daemon.run import TURN_S, Engine
 from jailbridge.ledger import Ledger
 from jailbridge.tailer.tailer import Tailer
 from tests.settings import settings_text
