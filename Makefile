@@ -46,6 +46,7 @@ bench: dev
 	$(BIN)/python benchmarks/sensor.py
 	$(BIN)/python benchmarks/tailer.py
 	$(BIN)/python benchmarks/stores.py
+	$(BIN)/python benchmarks/fail2ban.py
 
 format: dev
 	$(BIN)/ruff format

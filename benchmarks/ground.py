@@ -59,7 +59,8 @@ backend = "{backend}"
 path = "{folder}/hosts.deny"
 {deny}
 [stores.fail2ban]
-enabled = false
+enabled = {fail2ban}
+socket = "{folder}/fail2ban.sock"
 [stores.blocked_files]
 enabled = false
 [portsentry]
@@ -85,13 +86,14 @@ def source(number: int) -> str:
     return str(FIRST_SOURCE + number)
 
 
-def write_settings(folder: Path, *, backend: str = "auto", deny: str = "") -> Path:
+def write_settings(folder: Path, *, backend: str = "auto", deny: str = "", fail2ban: bool = False) -> Path:
     """Write what a daemon without a sensor needs, with all files in this folder; return the configuration's path.
 
-    deny  more lines of the section of hosts.deny
+    deny      more lines of the section of hosts.deny
+    fail2ban  whether the jail of the fail2ban in the folder is a store too
     """
     path = folder / "jailbridge.toml"
-    path.write_text(_SETTINGS.format(folder=folder, backend=backend, deny=deny))
+    path.write_text(_SETTINGS.format(folder=folder, backend=backend, deny=deny, fail2ban=str(fail2ban).lower()))
     for name in ("portsentry.history", "hosts.deny"):
         (folder / name).touch()
     return path
@@ -238,13 +240,13 @@ class Ground:
             sock.connect_ex((HOST, port))
             yield start
 
-    def wait(self, what: str, holds: Callable[[], bool], limit_s: float = 30.0) -> None:
-        """Wait until something holds. Raises FatalError."""
+    def wait(self, what: str, holds: Callable[[], bool], limit_s: float = 30.0, glance_s: float = 0.02) -> None:
+        """Wait until something holds, looked at so often. Raises FatalError."""
         end = time.monotonic() + limit_s
         while not holds():
             if time.monotonic() > end:
                 raise FatalError(f"not within {limit_s:g} s: {what}")
-            time.sleep(0.02)
+            time.sleep(glance_s)
 
     def settle(self, history: Path, limit_s: float = 600.0) -> float:
         """Wait until the programs on the host have nothing left to do; return when they last did (Unix time)."""

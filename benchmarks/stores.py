@@ -1,4 +1,4 @@
-"""Measures how bans come into the stores, all at once and one beside many; beside the plain programs and fail2ban.
+"""Measures how bans come into the stores, all at once and one beside many; beside the plain programs.
 
     python benchmarks/stores.py [ROW...] [--runs N] [--scale SHARE] [--json FILE]
 
@@ -6,7 +6,6 @@
 """
 
 import random
-import shutil
 import sys
 import tempfile
 import time
@@ -31,29 +30,15 @@ from jailbridge.errors import FatalError
 from jailbridge.ledger import Ledger
 from jailbridge.model.network import Network
 
-OURS, FAIL2BAN = "JailBridge", "fail2ban"
+OURS = "JailBridge"
 JAILBRIDGE = (sys.executable, "-m", "jailbridge")
-BANS, FEW, F2B_BANS, SAMPLES = 100_000, 100, 1000, 60
+BANS, SOME, FEW, SAMPLES = 100_000, 1000, 100, 60
 DENY_MAX = 200_000
-ACTION = "iptables-ipset-proto6-allports"
-"""fail2ban's own: an ipset and one rule."""
 RULE = ("-m", "set", "--match-set", "jailbridge4", "src", "-j", "DROP")
 SLOW_S = 120.0
 DROPPED_WITHIN_S = 5.0
 PACE_S, IN_VAIN = 0.00005, 200
 """Between two packets, the time to send one besides (10,000/s in all); so many without an arrival are all dropped."""
-
-_JAIL = """
-[DEFAULT]
-bantime = 1d
-[sshd]
-enabled = false
-[portsentry]
-enabled = true
-backend = polling
-logpath = {folder}/portsentry.history
-action = {action}[name=portsentry, bantime="%(bantime)s"]
-"""
 
 
 class Backend(StrEnum):
@@ -176,46 +161,6 @@ def reconcile_again_by_daemon(sizes: Sizes) -> Run:
         }
 
 
-def fail2ban_restart(sizes: Sizes) -> Run:
-    """Restart fail2ban, which puts its own bans back from its database, one program for each."""
-    addresses = [source(number) for number in range(sizes.of(F2B_BANS))]
-    with Ground() as ground:
-        folder = ground.folder
-        shutil.copytree("/etc/fail2ban", folder / "fail2ban")
-        (folder / "fail2ban" / "jail.local").write_text(_JAIL.format(folder=folder, action=ACTION))
-        (folder / "fail2ban" / "fail2ban.local").write_text(
-            f"[Definition]\ndbfile = {folder}/fail2ban.sqlite3\nlogtarget = {folder}/fail2ban.log\n"
-        )
-        (folder / "portsentry.history").touch()
-        paths = ("-c", f"{folder}/fail2ban", "-s", f"{folder}/fail2ban.sock", "-p", f"{folder}/fail2ban.pid")
-
-        def client(*words: str) -> str:
-            return ground.run("fail2ban-client", *paths, *words, timeout_s=SLOW_S)
-
-        def all_banned() -> bool:
-            return figures.banned(ground.run("ipset", "save"), frozenset(addresses)) == len(addresses)
-
-        client("start")
-        client("set", "portsentry", "banip", *addresses)
-        ground.wait("fail2ban has banned all", all_banned, SLOW_S)
-        stopping = timed(lambda: client("stop"))
-        if ground.run("ipset", "save"):
-            raise FatalError("fail2ban left its ipset behind")
-
-        def start() -> None:
-            client("start")
-            ground.wait("fail2ban has them all again", all_banned, SLOW_S)
-
-        seconds = timed(start)
-        return {"all back_s": seconds, "the stop before_s": stopping}
-
-
-def restored_few(sizes: Sizes) -> Run:
-    """Put as many back with `restore`, in the same kind of set."""
-    run = restore(sizes, Backend.IPSET, True, F2B_BANS)
-    return {"all back_s": run["after a reboot_s"]}
-
-
 # One more
 
 Way: TypeAlias = Callable[[Ground, str], float]
@@ -317,7 +262,7 @@ def _dropped(ground: Ground, address: str, way: Way, pool: ThreadPoolExecutor) -
 def memory(sizes: Sizes) -> Run:
     """What the daemon takes with few bans and with many, in nftables and hosts.deny, when it has nothing to do."""
     run: dict[str, float] = {}
-    few, many = sizes.of(F2B_BANS), sizes.of(BANS)
+    few, many = sizes.of(SOME), sizes.of(BANS)
     shares = {}
     for number in (few, many):
         with _holding(number, Backend.NFTABLES, ours=True, deny=f"max = {DENY_MAX}") as ground:
@@ -368,10 +313,6 @@ def rows(sizes: Sizes) -> Rows:
             for backend, theirs in plain.items()
         },
         "memory-100k": ("the daemon with bans in nftables and hosts.deny", {OURS: partial(memory, sizes)}),
-        "fail2ban-restart": (
-            "1,000 bans back in an ipset",
-            {OURS: partial(restored_few, sizes), FAIL2BAN: partial(fail2ban_restart, sizes)},
-        ),
     }
 
 

@@ -42,11 +42,16 @@ def crowd() -> Iterator[Any]:
         yield found
 
 
-@pytest.mark.parametrize("name", ["sensor", "stores", "tailer"])
-def test_a_benchmark_finds_all_that_it_uses(name: str) -> None:
+@pytest.mark.parametrize("name", ["fail2ban", "sensor", "stores", "tailer"])
+def test_a_benchmark_finds_all_that_it_uses_and_says_what_its_rows_are(name: str) -> None:
     """Nothing else runs one: what it takes from the package may have moved."""
-    done = subprocess.run([sys.executable, BENCHMARKS / f"{name}.py", "--help"], capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "no-such-row"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    _, said, rows = done.stderr.partition("no such row: no-such-row; there are ")
+    assert said, done.stderr
+    read_me = (BENCHMARKS / "README.md").read_text()
+    assert [row for row in rows.split() if f"`{row}`" not in read_me] == []
+    assert f"$(BIN)/python benchmarks/{name}.py\n" in (BENCHMARKS.parent / "Makefile").read_text()
 
 
 def test_only_whole_lines_of_a_history_name_a_source(figures: Any) -> None:
