@@ -74,7 +74,8 @@ class Shelf:
             return
         news = [network for network in self.waiting if network in wanted or network in self.bans]
         # A network that lies in another one takes a place without being held: then it takes a look at all of them.
-        full = sum(network in wanted for network in self.bans) == limit
+        # So does one that stays because another one covers it, which may have to go.
+        full = len(self.bans) == limit and all(network in wanted for network in self.bans)
         if full and all(network in wanted and network not in self.bans for network in news):
             yield from self._crowded(news, wanted)
         else:

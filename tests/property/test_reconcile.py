@@ -487,3 +487,19 @@ def test_a_wish_in_a_store_out_of_reach_is_heard_later_though_an_older_ledger_wa
         assert network not in machine.ledger.bans()
     finally:
         machine.teardown()
+
+
+def test_what_stayed_under_the_cover_of_a_ban_goes_with_it_where_a_full_store_gives_that_up() -> None:
+    machine = ReconcileMachine()
+    wide, inner, one, other, last = (NETWORKS[n] for n in (0, 1, 3, 4, 5))
+    try:
+        machine.begin(chosen=set())
+        machine.what_only_we_change_is_carried_without_reading(changes=[(one, None, True), (inner, None, True)])
+        machine.a_person_adds_or_removes(name="early", network=wide, ago=None)
+        # The new one takes over the wide ban, and not the one that lies in it.
+        machine.the_ledger_is_replaced(lost=True)
+        machine.the_ledger_is_replaced(lost=True)
+        machine.what_only_we_change_is_carried_without_reading(changes=[(one, None, True), (other, None, True)])
+        machine.what_only_we_change_is_carried_without_reading(changes=[(last, None, True)])
+    finally:
+        machine.teardown()
