@@ -266,6 +266,37 @@ def resume(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     _finish(show.resumed(ask.ask(load(config), "resume"), as_json))
 
 
+RootOption = Annotated[
+    Path, typer.Option("--root", metavar="DIR", help="Below this folder, an image's; nothing of this system is asked.")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done.")]
+
+
+@app.command()
+def install(
+    root: RootOption = Path("/"),
+    force: Annotated[bool, typer.Option("--force", help="What was edited in our files by hand is lost.")] = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Put units, the sensor's account, a rotation and a configuration in place; enables and starts nothing."""
+    from jailbridge.cli import services
+
+    services.install(root, force=force, dry_run=dry_run)
+
+
+@app.command()
+def uninstall(
+    root: RootOption = Path("/"),
+    purge: Annotated[bool, typer.Option("--purge", help="Configuration and ledger too.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="What was edited in our files by hand too.")] = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Stop and disable our services and take away what `install` put in place; the bans stay where they are."""
+    from jailbridge.cli import services
+
+    services.uninstall(root, purge=purge, force=force, dry_run=dry_run)
+
+
 @app.command("check-config")
 def check_config(config: ConfigOption = None) -> None:
     """Read the configuration and every allow list, and say what is wrong, all at once."""

@@ -1,7 +1,11 @@
 """`jailbridge fail2ban`: our definitions put into fail2ban's folder, looked after there, and taken away again."""
 
+import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +27,10 @@ StandaloneOption = Annotated[
     typer.Option("--standalone", help="A jail for fail2ban alone, without our daemon: fail2ban bans and remembers."),
 ]
 IntoOption = Annotated[Path, typer.Option("--into", metavar="DIR", help="fail2ban's configuration.")]
+ReloadOption = Annotated[
+    bool | None,
+    typer.Option("--reload/--no-reload", help="Have a running fail2ban take it up; default: if DIR is /etc/fail2ban."),
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="What was edited in our files by hand is lost.")]
 FOLDER = Path("/etc/fail2ban")
 
@@ -49,6 +57,7 @@ def install(
     into: IntoOption = FOLDER,
     standalone: StandaloneOption = False,
     force: ForceOption = False,
+    reload: ReloadOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Write our definitions into fail2ban's configuration, have fail2ban test it, and take it up if it runs."""
@@ -65,20 +74,34 @@ def install(
         typer.echo(f"{'wrote' if path.exists() else 'removed'} {path}")
     if not done.tested:
         typer.echo("not tested: fail2ban-client is not on this machine (apt install fail2ban)")
-    _take_up(into, bool(done.changed))
+    if not done.changed:
+        typer.echo("nothing to change")
+    _take_up(settings, into, reload, is_action_new=any(path.suffix == ".py" for path in done.changed))
 
 
 @app.command()
-def uninstall(into: IntoOption = FOLDER, force: ForceOption = False) -> None:
+def uninstall(
+    into: IntoOption = FOLDER,
+    force: ForceOption = False,
+    reload: ReloadOption = None,
+    config: ConfigOption = None,
+) -> None:
     """Take our definitions out of fail2ban's configuration again; logs and fail2ban's own database stay."""
     from jailbridge import definitions as shipped
+    from jailbridge.config import load
+    from jailbridge.errors import FatalError
 
+    settings = load(config)
+    if not into.is_dir():
+        raise FatalError(f"{into} is not there: name fail2ban's configuration folder with --into")
     removed = shipped.uninstall(into, force=force)
     for path in removed:
         typer.echo(f"removed {path}")
     for path in (path for name in shipped.OURS if (path := into / name).exists()):
         typer.echo(f"kept {path}: it is not as we wrote it; --force removes it if it is ours")
-    _take_up(into, bool(removed))
+    if not removed:
+        typer.echo("nothing to remove")
+    _take_up(settings, into, reload)
 
 
 @app.command()
@@ -93,7 +116,7 @@ def check(
     from jailbridge.config import load
 
     settings = load(config)
-    findings = [*_files(settings, into, standalone), *([] if standalone else _server(settings))]
+    findings = [*_files(settings, into, standalone), *_server(settings, into, standalone)]
     raise typer.Exit(show.findings([(finding.what.value, finding.text) for finding in findings], as_json))
 
 
@@ -104,31 +127,47 @@ def _rendered(settings: "Settings", standalone: bool) -> Mapping[str, str]:
     return rendered(settings, standalone=standalone, allowed=[network for network, _ in allowed(settings.policy)])
 
 
-def _take_up(directory: Path, is_changed: bool) -> None:
-    from jailbridge.definitions import reload
+def _take_up(settings: "Settings", directory: Path, wanted: bool | None, *, is_action_new: bool = False) -> None:
+    from jailbridge import definitions as shipped
 
-    if not is_changed:
-        typer.echo("nothing to change")
+    own = settings.stores.fail2ban
+    if wanted is False or (wanted is None and directory != FOLDER):
+        # A copy that is only being prepared must not get into the live server.
+        typer.echo(f"to have a running fail2ban take it up: fail2ban-client -c {directory} reload")
+    elif shipped.reload(own.jail, directory, socket=own.socket, is_action_new=is_action_new):
+        typer.echo("fail2ban has taken it up")
     else:
-        typer.echo("fail2ban has taken it up" if reload(directory) else "fail2ban is not running: it will find this")
+        typer.echo(f"fail2ban is not running at {own.socket}: it will find this when it starts")
 
 
 def _files(settings: "Settings", directory: Path, standalone: bool) -> Iterator["Finding"]:
     from jailbridge.definitions import check as checked
 
-    return checked(_rendered(settings, standalone), directory, settings.stores.fail2ban.jail, scans)
+    logs = [tail.path for tail in settings.tail if tail.path is not None]
+    return checked(_rendered(settings, standalone), directory, settings.stores.fail2ban.jail, logs, scans)
 
 
-def _server(settings: "Settings") -> Iterator["Finding"]:
-    """Ask the running server whether it has our jail as it is meant."""
+def _server(settings: "Settings", directory: Path, standalone: bool) -> Iterator["Finding"]:
+    """Ask the running server whether it has our jail as its files say."""
     from jailbridge.daemon.wiring import fail2ban
-    from jailbridge.definitions import Finding, What
+    from jailbridge.definitions import AGAIN, Finding, What, jails
     from jailbridge.errors import FatalError, RetryLater
+    from jailbridge.stores.fail2ban_socket import Fail2banSocket, Refused
 
-    if not settings.stores.fail2ban.enabled:
-        return
+    own = settings.stores.fail2ban
+    # What fail2ban cannot read is told already.
+    meant: Mapping[str, Sequence[str]] = {}
+    with suppress(FatalError):
+        meant = jails(directory).get(own.jail, {})
     try:
-        problem = fail2ban(settings).observe(datetime.now(UTC)).problem
+        with Fail2banSocket(own.socket) as server:
+            for key, option in (("addaction", "actions"), ("addignoreip", "ignoreip")):
+                has = server.ask("get", own.jail, option)
+                if meant and isinstance(has, list) and set(map(str, has)) != set(meant.get(key, ())):
+                    yield Finding(What.SERVER, f"the running fail2ban has other {option} in jail {own.jail}: {AGAIN}")
+        problem = None if standalone or not own.enabled else fail2ban(settings).observe(datetime.now(UTC)).problem
+    except Refused:
+        problem = f"the running fail2ban has no jail {own.jail}: {AGAIN}"
     except (RetryLater, FatalError) as error:
         problem = str(error)
     if problem is not None:
@@ -141,9 +180,13 @@ def scans(log: Path) -> Sequence[bytes]:
     from jailbridge.history import dialects
 
     try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - TAIL_BYTES))
-            lines = file.read(TAIL_BYTES).split(b"\n")[1 if file.tell() > TAIL_BYTES else 0 : -1]
+        # A pipe would be waited for.
+        with FileIO(os.open(log, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return ()
+            file.seek(max(0, status.st_size - TAIL_BYTES))
+            lines = file.read(TAIL_BYTES).split(b"\n")[1 if status.st_size > TAIL_BYTES else 0 : -1]
     except OSError:
         return ()
     found: list[bytes] = []

@@ -76,7 +76,8 @@ def _rule(rule: str) -> str:
 
 
 def _jail(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
+    # These two mean something else to fail2ban's files.
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name) or name in {"DEFAULT", "INCLUDES"}:
         raise ValueError(f"should be a jail's name of letters, digits, '.', '_' and '-', not {shown(name)}")
     return name
 

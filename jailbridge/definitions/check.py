@@ -2,16 +2,16 @@
 
 import configparser
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from jailbridge.definitions.effective import CLIENT, Jail, jails, matched, overlay
-from jailbridge.definitions.files import content, outdated, write
-from jailbridge.definitions.render import is_as_written, is_ours
+from jailbridge.definitions.effective import CLIENT, Jail, jails, matched, overlay, refused
+from jailbridge.definitions.files import write
 from jailbridge.errors import FatalError
 from jailbridge.model.network import shown
+from jailbridge.owned_files import content, is_as_written, is_ours, outdated
 
 AGAIN = "run `jailbridge fail2ban install`"
 JAIL_FILE, FILTER_LOCAL = "jail.d/jailbridge.conf", "filter.d/jailbridge-portsentry.local"
@@ -53,24 +53,27 @@ def check(
     definitions: Mapping[str, str],
     directory: Path,
     jail: str,
+    logs: Collection[Path],
     scans: Callable[[Path], Sequence[bytes]],
     client: str = CLIENT,
 ) -> Iterator[Finding]:
     """Yield what is the matter with our definitions below `directory`, and with jails that read PortSentry's logs.
 
-    `scans` returns some lines of a log that should ban, none of a log that is not PortSentry's.
+    `logs` are ours; `scans` returns some lines of a log that should ban, none of a log that is not PortSentry's.
     Raises FatalError: no fail2ban on this machine, a file cannot be read; and RetryLater.
     """
     yield from _files(definitions, directory)
+    if (refusal := refused(directory, client)) is not None:
+        yield Finding(What.REFUSED, f"fail2ban refuses its configuration in {directory}: {refusal}")
     try:
         enabled = jails(directory, client)
-    except FatalError as error:
-        yield Finding(What.REFUSED, str(error))
+    except FatalError:
         return
     if content(directory / JAIL_FILE) is not None:
         yield from _jail(definitions, directory, jail, enabled.get(jail), client)
     for name, settings in enabled.items():
-        yield from _unread(name, settings, scans)
+        followed = [path for path in map(Path, settings.get("addlogpath", ())) if "portsentry" in name or path in logs]
+        yield from _unread(name, settings, followed, scans)
 
 
 def _files(definitions: Mapping[str, str], directory: Path) -> Iterator[Finding]:
@@ -90,8 +93,8 @@ def _files(definitions: Mapping[str, str], directory: Path) -> Iterator[Finding]
 def _jail(
     definitions: Mapping[str, str], directory: Path, jail: str, found: Jail | None, client: str
 ) -> Iterator[Finding]:
-    others = ", ".join(map(str, _others(directory, jail)))
     if found is None:
+        others = ", ".join(map(str, _others(directory, jail, "enabled")))
         where = f"see {others}" if others else f"{directory / JAIL_FILE} is for another jail: {AGAIN}"
         yield Finding(What.DISABLED, f"the jail {jail} is not enabled: {where}")
         return
@@ -99,11 +102,14 @@ def _jail(
         overlay(directory, definitions, Path(folder))
         write(definitions, Path(folder))
         meant = jails(Path(folder), client)[jail]
-    for key in sorted(meant.keys() | found.keys()):
+    keys = {key for key in meant.keys() | found.keys() if not key.startswith("bantime.") or _grows(found)}
+    for key in sorted(keys):
         is_value, should_be = found.get(key, ()), meant.get(key, ())
         if is_value == should_be or (key == "addaction" and _holds_our_action(is_value, should_be)):
             continue
-        what = f"{key.removeprefix('add')} is {_shown(is_value)} and not {_shown(should_be)}"
+        option = key.removeprefix("add")
+        others = ", ".join(map(str, _others(directory, jail, option)))
+        what = f"{option} is {_shown(is_value)}, in our files {_shown(should_be)}"
         yield Finding(What.CHANGED, f"jail {jail}: {what}: see {others or directory}")
 
 
@@ -112,24 +118,32 @@ def _holds_our_action(found: Sequence[str], meant: Sequence[str]) -> bool:
     return len(found) >= len(meant) and ("jailbridge" in found or "jailbridge" not in meant)
 
 
-def _others(directory: Path, jail: str) -> Iterator[Path]:
-    """Yield the users' files that say something of a jail, in the order in which fail2ban reads them (jail.conf(5))."""
+def _grows(jail: Jail) -> bool:
+    """Tell whether the other keys of bantime.increment mean anything."""
+    return jail.get("bantime.increment", ("False",)) != ("False",)
+
+
+def _others(directory: Path, jail: str, option: str) -> Iterator[Path]:
+    """Yield the users' files that say something of a jail, or of this option in general, in the order in which fail2ban
+    reads them (jail.conf(5)).
+    """
     folder = directory / "jail.d"
     for path in (*sorted(folder.glob("*.conf")), directory / "jail.local", *sorted(folder.glob("*.local"))):
-        text = content(path)
         parser = configparser.RawConfigParser(strict=False)
         try:
-            parser.read_string((text or b"").decode("latin-1"))
-        except configparser.Error:
+            parser.read_string((content(path) or b"").decode("latin-1"))
+        except (configparser.Error, FatalError):
             continue
-        if parser.has_section(jail) and path != directory / JAIL_FILE:
+        if path != directory / JAIL_FILE and (parser.has_section(jail) or option in parser.defaults()):
             yield path
     if (path := directory / FILTER_LOCAL).exists():
         yield path
 
 
-def _unread(name: str, settings: Jail, scans: Callable[[Path], Sequence[bytes]]) -> Iterator[Finding]:
-    for path in map(Path, settings.get("addlogpath", ())):
+def _unread(
+    name: str, settings: Jail, logs: Collection[Path], scans: Callable[[Path], Sequence[bytes]]
+) -> Iterator[Finding]:
+    for path in logs:
         lines = scans(path)
         if lines and not matched(settings, lines):
             why = f"jail {name} reads {path} and understands none of its last {len(lines)} scans"

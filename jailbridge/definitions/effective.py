@@ -62,6 +62,12 @@ def matched(jail: Jail, lines: Sequence[bytes], regex: str = REGEX) -> int:
     return len(result.out.splitlines())
 
 
+def refused(directory: Path, client: str = CLIENT) -> str | None:
+    """Return why fail2ban would not start with this folder; None where it would. Raises FatalError and RetryLater."""
+    result = process.run([process.find(client, "fail2ban"), "-c", str(directory), "-t"], timeout_s=TIMEOUT_S)
+    return complaint(result) if result.code != 0 else None
+
+
 def complaint(result: process.Result) -> str:
     """Return the first line that fail2ban logged as an error: `DATE TIME,MS LOGGER [PID]: ERROR   TEXT`."""
     lines = [line.partition("ERROR")[2].strip() for line in (result.err + result.out).splitlines() if "ERROR" in line]

@@ -5,15 +5,16 @@ Knows nothing of what the files say.
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from jailbridge import process
-from jailbridge.definitions.effective import CLIENT, TIMEOUT_S, complaint
-from jailbridge.definitions.files import content, put, remove, unwritable, write
+from jailbridge.definitions.effective import CLIENT, TIMEOUT_S, complaint, jails, refused
+from jailbridge.definitions.files import write
 from jailbridge.errors import FatalError, RetryLater
+from jailbridge.owned_files import content, put, remove, unwritable
 
 FAIL2BAN = Path("/etc/fail2ban")
 OURS = ("filter.d/jailbridge-portsentry.conf", "jail.d/jailbridge.conf", "action.d/jailbridge.py")
@@ -84,20 +85,37 @@ def uninstall(directory: Path = FAIL2BAN, *, force: bool = False) -> list[Path]:
     return remove((directory / name for name in OURS), force=force)
 
 
-def reload(directory: Path = FAIL2BAN, client: str = CLIENT) -> bool:
+def reload(
+    jail: str,
+    directory: Path = FAIL2BAN,
+    client: str = CLIENT,
+    *,
+    socket: Path | None = None,
+    is_action_new: bool = False,
+) -> bool:
     """Have the running fail2ban read its configuration anew; its bans stay. False where none runs.
 
-    Raises FatalError where it does not take it.
+    `is_action_new`: what our action does is to be read again too. Raises FatalError where fail2ban does not take it.
     """
     if not process.has(client):
         return False
-    command = [process.find(client, "fail2ban"), "-c", str(directory)]
+    command = [process.find(client, "fail2ban"), "-c", str(directory), *(["-s", str(socket)] if socket else [])]
     if process.run([*command, "ping"], timeout_s=TIMEOUT_S).code != 0:
         return False
-    result = process.run([*command, "reload"], timeout_s=TIMEOUT_S)
+    _told(command, "reload")
+    # In a jail which goes on it drops an action that is new, and keeps what it has read of one (server/actions.py).
+    meant = jails(directory, client).get(jail, {}).get("addaction", ())
+    has = _told(command, "get", jail, "actions").replace(",", " ").split() if meant else []
+    if not set(meant) <= set(has) or (is_action_new and "jailbridge" in meant):
+        _told(command, "reload", "--restart", jail)
+    return True
+
+
+def _told(command: Sequence[str], *words: str) -> str:
+    result = process.run([*command, *words], timeout_s=TIMEOUT_S)
     if result.code != 0:
         raise FatalError(f"the running fail2ban does not take its new configuration: {complaint(result)}")
-    return True
+    return result.out
 
 
 def _create(log: Path) -> bool:
@@ -114,7 +132,6 @@ def _create(log: Path) -> bool:
 def _test(directory: Path, client: str, when: str) -> bool:
     if not process.has(client):
         return False
-    result = process.run([process.find(client, "fail2ban"), "-c", str(directory), "-t"], timeout_s=TIMEOUT_S)
-    if result.code != 0:
-        raise _Refused(f"fail2ban refuses its configuration in {directory}, {when}: {complaint(result)}")
+    if (refusal := refused(directory, client)) is not None:
+        raise _Refused(f"fail2ban refuses its configuration in {directory}, {when}: {refusal}")
     return True

@@ -5,24 +5,18 @@ globs in logpath. Knows nothing of folders in /etc, of a running server, or of w
 """
 
 import glob
-import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-import jailbridge
 from jailbridge.config.settings import EvidenceRule, SensorMode, Settings, TailSettings
 from jailbridge.errors import FatalError
 from jailbridge.model.event import TailFormat
 from jailbridge.model.network import Network, network_text, shown
-
-MARK = "Written by jailbridge"
-"""How the first line of every file of ours begins, behind its `# `; then comes a checksum of all the rest."""
+from jailbridge.owned_files import MARK, sealed, shipped
 
 PERMANENT_S = -1
 # Bans of which the daemon would hear anyway need no long look back; without it a night's outage must not lose any.
@@ -39,8 +33,6 @@ NEVER_BANNED = (
     "ff00::/8",
     "255.255.255.255",
 )
-
-_SEAL = re.compile(rf"{MARK} \([0-9a-f]{{16}}\)".encode())
 
 _DIALECTS = {
     TailFormat.AUTO: frozenset({"1.2", "2", "syslog"}),
@@ -77,7 +69,7 @@ def render(settings: Settings, *, standalone: bool = False, allowed: Iterable[Ne
         "wake": wake(settings.control.fail2ban_wake),
         "ignored": list(dict.fromkeys([*NEVER_BANNED, *map(network_text, [*settings.policy.allow, *allowed])])),
     }
-    templates = _templates()
+    templates = shipped()
     rendered = {
         "filter.d/jailbridge-portsentry.conf": _filled(templates / "filters" / "jailbridge-portsentry.conf.j2", values),
         "jail.d/jailbridge.conf": _filled(templates / "jails" / "jailbridge.conf.j2", values),
@@ -85,17 +77,7 @@ def render(settings: Settings, *, standalone: bool = False, allowed: Iterable[Ne
     if not standalone:
         action = templates / "jails" / "action" / "jailbridge.py"
         rendered["action.d/jailbridge.py"] = action.read_text(encoding="utf-8")
-    return {name: _sealed(text) for name, text in rendered.items()}
-
-
-def is_ours(content: bytes) -> bool:
-    """Tell whether a file was written by us, whatever became of it since."""
-    return content.startswith(f"# {MARK}".encode())
-
-
-def is_as_written(content: bytes) -> bool:
-    """Tell whether a file of ours is still just what we wrote."""
-    return content == _sealed(_SEAL.sub(MARK.encode(), content, count=1).decode(errors="replace")).encode()
+    return {name: sealed(text) for name, text in rendered.items()}
 
 
 def logpath(tail: TailSettings) -> str:
@@ -127,21 +109,6 @@ def _proves_handshake(settings: Settings, tail: TailSettings) -> bool:
     if tail.evidence is EvidenceRule.AUTO:
         return tail.path == settings.history.path and settings.sensor.mode is SensorMode.CONNECT
     return tail.evidence is EvidenceRule.HANDSHAKE
-
-
-def _sealed(text: str) -> str:
-    """Write a checksum into the first line, so that an edit by hand can be told from an older rendering."""
-    return text.replace(MARK, f"{MARK} ({hashlib.sha256(text.encode()).hexdigest()[:16]})", 1)
-
-
-def _templates() -> Traversable:
-    packaged = files("jailbridge") / "_definitions"
-    if packaged.is_dir():
-        return packaged
-    checkout = Path(jailbridge.__file__).parent.parent
-    if (checkout / "filters").is_dir() and (checkout / "jails").is_dir():
-        return checkout
-    raise FatalError("the fail2ban definitions are missing from this installation: reinstall jailbridge")
 
 
 def _filled(template: Traversable, values: Mapping[str, object]) -> str:

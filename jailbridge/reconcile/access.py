@@ -120,11 +120,6 @@ class Access:
             self._ledger.places.confirm(view.name, present, absent, None)
         if judged and view.is_newer_than_ledger and view.capabilities.ends:
             self._ledger.places.correct(view.name, {n: ban.until for n, ban in view.observation.held.items()})
-        elif not view.capabilities.ends:
-            # It should not have any: what it then lets go of by itself, nobody took out.
-            own = {n: ban.until for n, ban in view.observation.held.items() if ban.until is not None}
-            if own:
-                self._ledger.places.correct(view.name, own)
         if judged and len(unseen) > len(absent):
             self._ledger.places.miss(view.name, unseen)
         return replace(view, placements=self._ledger.places.of(view.name)) if present or unseen else view

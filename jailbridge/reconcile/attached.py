@@ -75,11 +75,9 @@ class Attached:
         """Tell whether changes may be written without a reading before them.
 
         What another put in the place of our content must not get our newest token: nobody could tell any more that it
-        was not a person who changed the rest. Where nothing is inferred, it does no harm. A store that is not as it
-        should be may end bans by itself: when, only reading them back tells.
+        was not a person who changed the rest. Where nothing is inferred, it does no harm.
         """
-        is_safe = self.store.capabilities.guarded or self.external is External.REVERT
-        return is_safe and self.shelf is not None and self.shelf.problem is None
+        return self.shelf is not None and (self.store.capabilities.guarded or self.external is External.REVERT)
 
     def was_read(self, now: float, took_s: float, interval_s: float) -> None:
         """Note a reading that took so long: the next one comes after the interval, or later where readings are long."""

@@ -41,7 +41,7 @@ END_TOLERANCE = timedelta(seconds=30)
 class View:
     """One store as the planner sees it; `observation` None is a store out of reach, `problem` says why.
 
-    own_end      tells what end of its own a store was last given, or seen with, for a ban, None for none
+    own_end      tells what end of its own a store that keeps ends was last given for a ban, None for none
     held_before  how many bans the reading before this one found, None where there was none
     is_believed  whether it was not read now: this is what it should show by what is known
     """
@@ -210,7 +210,7 @@ def _cause_to_remove(
 
 def has_run_out(view: View, network: Network, now: datetime) -> bool:
     """Tell whether the end that a store itself had for a ban has come."""
-    end = view.own_end(network)
+    end = view.own_end(network) if view.capabilities.ends else None
     return end is not None and end <= now
 
 

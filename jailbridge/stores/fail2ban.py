@@ -31,7 +31,7 @@ PROPERTY = "token"
 # Stands for the token while a jail that bears none is filled, so that its being restarted meanwhile is seen.
 WRITING = "writing"
 TOO_WIDE = "fail2ban takes a network of size 0 for a single address"
-REMEDY = "run `jailbridge fail2ban install`, then `fail2ban-client reload`"
+REMEDY = "run `jailbridge fail2ban install`"
 # One command holds up the whole control socket: 20 addresses take 4 ms with our action, 500 ms with a shell one beside.
 CHUNK, HOLD_S = 20, 0.05
 # Bans made at once while other stores wait: 40 ms, and 200 ms with a shell action.
@@ -73,10 +73,10 @@ class Fail2banStore:
         self._jail = jail
         self._socket = socket
         self._timeout_s = timeout_s
-        self._at_once = 1 if blocks else CHUNK
+        self._least = self._at_once = 1 if blocks else CHUNK // 4
         self._problem: str | None = None
 
-    def observe(self, now: datetime) -> Observation:  # noqa: ARG002 - fail2ban's times are absolute
+    def observe(self, now: datetime) -> Observation:
         """Read the jail. Entries that are no IP network (fail2ban bans any text) count as foreign.
 
         Raises RetryLater: no answer, no such jail, or a jail without our action; FatalError: somebody else's socket.
@@ -84,7 +84,7 @@ class Fail2banStore:
         mark, entries, bantime = self._talk(self._read)
         bans: dict[Network, ObservedBan] = {}
         for entry in entries:
-            if (ban := parse_entry(entry)) is None:
+            if (ban := parse_entry(entry, now)) is None:
                 _log.debug("foreign entry=%s", shown(entry))
             else:
                 bans.setdefault(ban.network, ban)
@@ -142,7 +142,8 @@ class Fail2banStore:
             mark = WRITING
             self._set_mark(server, mark)
         rejections = [Rejection(change=change, why=TOO_WIDE) for change in changes if _is_everything(change)]
-        for command, chunk in self._chunks(self._effective(server, changes)):
+        adapts = isinstance(server, Fail2banSocket)
+        for command, chunk in self._chunks(self._effective(server, changes), adapts=adapts):
             rejections += self._send(server, command, chunk)
             if self._news is not None:
                 what = command.removesuffix("ip")
@@ -195,20 +196,24 @@ class Fail2banStore:
         ]
         if any(_is_wide_removal(change) for change in wanted):
             entries = self._banned(server)
-            held = {ban.network for entry in entries if (ban := parse_entry(entry)) is not None}
+            held = {network for entry in entries if (network := entry_network(entry)) is not None}
             wanted = [change for change in wanted if not _is_wide_removal(change) or change.network in held]
         return iter(wanted)
 
-    def _chunks(self, changes: Iterator[Change]) -> Iterator[tuple[str, Sequence[Change]]]:
-        """Keep the order; as many addresses a command as take HOLD_S, by what the one before took."""
+    def _chunks(self, changes: Iterator[Change], *, adapts: bool) -> Iterator[tuple[str, Sequence[Change]]]:
+        """Keep the order; as many addresses a command as take HOLD_S, by what the one before took.
+
+        adapts  whether addresses are what takes the time, rather than starting a program to send them
+        """
         for command, group in groupby(changes, key=lambda change: _COMMANDS[change.action]):
             left = list(group)
             while left:
-                chunk = left[: self._at_once]
+                chunk = left[: self._at_once if adapts else CHUNK]
                 began = time.monotonic()
                 yield command, chunk
                 each_s = max(time.monotonic() - began, 1e-6) / len(chunk)
-                self._at_once = max(1, min(CHUNK, 2 * self._at_once, int(HOLD_S / each_s)))
+                if adapts:
+                    self._at_once = max(self._least, min(CHUNK, 2 * self._at_once, int(HOLD_S / each_s)))
                 del left[: len(chunk)]
 
     def _send(self, server: Server, command: str, chunk: Sequence[Change]) -> Iterator[Rejection]:
@@ -227,23 +232,32 @@ class Fail2banStore:
                 yield from self._send(server, command, [change])
 
 
-def parse_entry(entry: str) -> ObservedBan | None:
+def parse_entry(entry: str, now: datetime) -> ObservedBan | None:
     """Return the ban that one line of `get JAIL banip --with-time` tells, None for what is no IP network.
 
-    The times are this host's local ones; in the hour that is repeated in autumn the earlier is meant.
+    The times are this host's local ones; of the hour that is repeated in autumn the later is meant that is not to come.
     """
+    network = entry_network(entry)
     match = _ENTRY.fullmatch(entry)
-    network = _network(match[1] if match else entry)
     if network is None:
         return None
     if match is None:
         return ObservedBan(network=network)
     try:
-        since = datetime.strptime(match[2], "%Y-%m-%d %H:%M:%S").astimezone(UTC)
+        local = datetime.fromisoformat(match[2])
+        since = local.replace(fold=1).astimezone(UTC)
+        if since > now:
+            since = local.astimezone(UTC)
         until = None if (lasts_s := int(match[3])) < 0 else since + timedelta(seconds=lasts_s)
     except (ValueError, OverflowError, OSError):
         return ObservedBan(network=network)
     return ObservedBan(network=network, since=since, until=until)
+
+
+def entry_network(entry: str) -> Network | None:
+    """Return what one line of `get JAIL banip`, with or without times, says is banned; None for what is no network."""
+    match = _ENTRY.fullmatch(entry)
+    return _network(match[1] if match else entry)
 
 
 _COMMANDS = {Action.ADD: "banip", Action.UPDATE: "banip", Action.REMOVE: "unbanip"}

@@ -257,8 +257,10 @@ def _write(draft: FileIO, text: bytes, old: FileIO | None) -> None:
     if old is None:
         os.fchmod(draft.fileno(), 0o644)
     else:
-        status = os.fstat(old.fileno())
-        os.fchown(draft.fileno(), status.st_uid, status.st_gid)
+        status, drafted = os.fstat(old.fileno()), os.fstat(draft.fileno())
+        # A hardened service may not, and most often need not.
+        if (drafted.st_uid, drafted.st_gid) != (status.st_uid, status.st_gid):
+            os.fchown(draft.fileno(), status.st_uid, status.st_gid)
         os.fchmod(draft.fileno(), stat.S_IMODE(status.st_mode))
         # Not every file system has them, and not each may be written.
         with contextlib.suppress(OSError):

@@ -2,12 +2,14 @@
 """A fail2ban action that stops no packets: it holds the jailbridge daemon's mark on this jail.
 
 `fail2ban-client set JAIL action jailbridge token X` sets the mark. It survives a reload and is gone after a restart of
-the jail or of the server, together with the bans it stands for. Enforcement is the daemon's firewall store.
+the jail or of the server, together with the bans it stands for, and once fail2ban has let a ban run out. Enforcement is
+the daemon's firewall store.
 What happens in the jail is told to the daemon's socket `wake`, so that it looks; where nobody listens nothing waits.
 Written for fail2ban 1.0.2 to 1.1; needs nothing but fail2ban.
 """
 
 import socket
+import time
 
 from fail2ban.server.action import ActionBase
 
@@ -39,6 +41,9 @@ class Action(ActionBase):
         self._tell("ban %s" % aInfo["ip"])
 
     def unban(self, aInfo):
+        if _has_run_out(aInfo):
+            # Nobody took it out: the mark must not say so.
+            self.token = ""
         self._tell("unban %s" % aInfo["ip"])
 
     def flush(self):
@@ -55,3 +60,8 @@ class Action(ActionBase):
         except OSError:
             # Nobody listens, or has not kept up: the daemon reads the jail now and then all the same.
             pass
+
+
+def _has_run_out(aInfo):
+    lasts = aInfo["bantime"]
+    return lasts is not None and lasts >= 0 and aInfo["time"] + lasts <= time.time()

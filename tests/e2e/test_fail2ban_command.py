@@ -35,8 +35,8 @@ class Command:
         self._env = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
 
     def __call__(self, what: str, *options: str) -> subprocess.CompletedProcess[str]:
-        config = () if what == "uninstall" else ("--config", str(self._config))
-        command = [sys.executable, "-m", "jailbridge", "fail2ban", what, "--into", str(self._into), *config, *options]
+        where = ["--into", str(self._into), "--config", str(self._config)]
+        command = [sys.executable, "-m", "jailbridge", "fail2ban", what, *where, *options]
         return subprocess.run(command, capture_output=True, text=True, check=False, env=self._env)
 
     def found(self, *options: str) -> list[tuple[str, str]]:
@@ -87,14 +87,14 @@ def test_an_installation_that_fail2ban_refuses_leaves_everything_as_it_was(serve
 def test_a_running_fail2ban_takes_it_up_and_gives_it_back(server: Server, command: Command) -> None:
     before = content(server.directory)
     server.start(jail=None)
-    done = command("install")
+    done = command("install", "--reload")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("fail2ban has taken it up\n")
     eventually(lambda: server.asked("get", "portsentry", "actions") == ["jailbridge"])
     assert command.found() == []
     assert command("check").stdout == "all is as it should be\n"
-    assert command("install").stdout == "nothing to change\n"
-    done = command("uninstall")
+    assert command("install", "--reload").stdout == "nothing to change\nfail2ban has taken it up\n"
+    done = command("uninstall", "--reload")
     assert done.returncode == 0, done.stderr
     assert [line.partition(" ")[0] for line in done.stdout.splitlines()] == ["removed"] * 3 + ["fail2ban"]
     eventually(lambda: server.asked("get", "portsentry", "actions") is None)
@@ -114,7 +114,7 @@ def test_what_a_user_wrote_stays_theirs_and_wins(server: Server, command: Comman
     changed = command.found()
     assert [what for what, _ in changed] == ["changed", "changed"]
     where = ", ".join(str(server.directory / name) for name in own)
-    assert changed[0][1] == f"jail portsentry: findtime is '5' and not '600': see {where}"
+    assert changed[0][1] == f"jail portsentry: findtime is '5', in our files '600': see {where}"
     command("uninstall")
     assert {name: (server.directory / name).read_text() for name in own} == own
 
@@ -165,7 +165,7 @@ def without_our_action(server: Server) -> None:
         (
             without_our_action,
             "changed",
-            "action is 'iptables-multiport-x' and not 'jailbridge': see {directory}/jail.local",
+            "action is 'iptables-multiport-x', in our files 'jailbridge': see {directory}/jail.local",
         ),
     ],
 )
@@ -186,9 +186,91 @@ def test_what_the_running_server_has_otherwise_is_found(server: Server, command:
     ((what, text),) = command.found()
     assert what == "server"
     assert text.startswith("fail2ban's jail portsentry has bantime '600' and not -1, ")
-    server.client("set", "portsentry", "delaction", "jailbridge")
+    server.client("set", "portsentry", "bantime", "-1")
+    server.client("set", "portsentry", "delignoreip", "::1")
     ((what, text),) = command.found()
-    assert "lacks the action jailbridge" in text
+    assert text.startswith("the running fail2ban has other ignoreip in jail portsentry: ")
+    server.client("set", "portsentry", "delaction", "jailbridge")
+    assert any("other actions in jail portsentry" in text for _, text in command.found())
+    assert command("install", "--reload").returncode == 0
+    assert command.found() == []
+
+
+@on_both
+def test_whatever_jail_was_there_before_its_actions_are_the_new_ones(server: Server, command: Command) -> None:
+    own = f"[portsentry]\nenabled = true\nlogpath = {server.history}\nbantime = 1h\naction = %(banaction)s[name=x]\n"
+    (server.directory / "jail.d/a.conf").write_text(own)
+    server.start()
+    server.client("set", "portsentry", "banip", "192.0.2.7")
+    before = server.asked("get", "portsentry", "actions")
+    for words, actions in (
+        (("install",), ["jailbridge"]),
+        (("install", "--standalone"), ["iptables-allports"]),
+        (("install",), ["jailbridge"]),
+        (("uninstall",), before),
+    ):
+        done = command(*words, "--reload")
+        assert done.returncode == 0, done.stderr
+        assert server.asked("get", "portsentry", "actions") == actions, words
+        # What a restart of the jail puts back comes a little later.
+        eventually(lambda: server.asked("get", "portsentry", "banip") == ["192.0.2.7"])
+        assert words == ("uninstall",) or command.found(*words[1:]) == []
+
+
+def test_an_older_action_is_replaced_in_a_running_server(server: Server, command: Command) -> None:
+    for name, text in render(server.settings()).items():
+        (server.directory / name).parent.mkdir(exist_ok=True)
+        (server.directory / name).write_text(text.replace("    def _tell(", "    older = 1\n\n    def _tell("))
+    server.start()
+    assert server.asked("get", "portsentry", "action", "jailbridge", "older") == 1
+    assert command("install", "--reload", "--force").returncode == 0
+    assert server.asked("get", "portsentry", "actions") == ["jailbridge"]
+    assert server.asked("get", "portsentry", "action", "jailbridge", "older") is None
+
+
+def test_a_copy_that_is_only_prepared_does_not_get_into_a_running_server(server: Server, command: Command) -> None:
+    server.start(jail=None)
+    done = command("install")
+    assert done.stdout.endswith(
+        f"to have a running fail2ban take it up: fail2ban-client -c {server.directory} reload\n"
+    )
+    assert server.asked("get", "portsentry", "actions") is None
+
+
+def test_what_keeps_fail2ban_from_starting_is_found(server: Server, command: Command) -> None:
+    command("install")
+    server.history.unlink()
+    assert "Have not found any log file for portsentry jail" in dict(command.found())["refused"]
+
+
+def test_general_keys_that_mean_nothing_there_are_no_findings_and_those_that_do_name_their_file(
+    server: Server, command: Command
+) -> None:
+    command("install")
+    server.start()
+    local = server.directory / "jail.local"
+    local.write_text("[DEFAULT]\nbantime.maxtime = 5w\nbantime.factor = 1\nmaxretry = 9\n")
+    assert command.found() == []
+    local.write_text("[DEFAULT]\nlogtimezone = UTC+01\n")
+    (found,) = command.found()
+    assert found == ("changed", f"jail portsentry: logtimezone is 'UTC+01', in our files not set: see {local}")
+
+
+def test_no_log_and_no_jail_file_holds_it_up(server: Server, command: Command) -> None:
+    os.mkfifo(server.history.with_name("pipe.history"))
+    (server.directory / "jail.d/folder.conf").mkdir()
+    jail = f"[portsentry-x]\nenabled = true\nfilter = portsentry\nlogpath = {server.history.parent}/*.history\n"
+    (server.directory / "jail.d/x.conf").write_text(jail)
+    command("install")
+    assert {what for what, _ in command.found()} <= {"server", "refused"}
+
+
+def test_a_folder_that_is_not_there_is_an_error(server: Server, command: Command) -> None:
+    shutil.rmtree(server.directory)
+    for what in ("install", "uninstall"):
+        done = command(what)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"{server.directory} is not there" in done.stderr
 
 
 @pytest.mark.parametrize(("dialect", "is_read"), [("portsentry-1.2", True), ("portsentry-2", False)])

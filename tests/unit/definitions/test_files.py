@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from jailbridge.config.settings import Settings
 from jailbridge.definitions import OURS, outdated, render, uninstall, write
-from jailbridge.definitions.render import is_as_written, is_ours
 from jailbridge.errors import FatalError
+from jailbridge.owned_files import is_as_written, is_ours
 
 FILTER = "filter.d/jailbridge-portsentry.conf"
 JAIL = "jail.d/jailbridge.conf"

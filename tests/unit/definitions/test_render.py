@@ -151,7 +151,7 @@ def test_standalone_uses_fail2bans_own_firewall_action_for_tcp_and_udp() -> None
 
 def test_the_action_needs_nothing_of_this_package() -> None:
     imports = re.findall(r"^\s*(?:from|import) (\S+)", render(settings())["action.d/jailbridge.py"], re.MULTILINE)
-    assert imports == ["socket", "fail2ban.server.action"]
+    assert imports == ["socket", "time", "fail2ban.server.action"]
 
 
 def test_the_definitions_travel_inside_the_wheel(tmp_path: Path) -> None:
