@@ -1,5 +1,6 @@
 """Where a command's answer comes from: the running daemon or, where none listens, the ledger and the stores."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -36,9 +37,15 @@ def ask(settings: Settings, command: str, **arguments: Any) -> Answer:
 
 
 def restore(settings: Settings) -> dict[str, Any] | None:
-    """Restore and return the plan of what is left over; None where there is no ledger, so nothing to restore."""
+    """Restore and return the plan of what is left over; None where there is no ledger, so nothing to restore.
+
+    A daemon that runs does so itself.
+    """
     if not settings.ledger.path.exists():
         return None
+    with contextlib.suppress(ConnectionError):
+        call(settings.control.socket, "reconcile", {})
+        return dict(call(settings.control.socket, "status", {}))
     _be_quiet()
     look_for_garbage_seldom()
     with Ledger(settings.ledger.path, create=False) as ledger:
