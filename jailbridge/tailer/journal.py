@@ -1,5 +1,7 @@
 """The systemd journal followed through `journalctl`: one JSON object a line, each once. Refuses to know what it says.
 
+What is there is read to its end before anything is followed: `journalctl --follow` knows this boot alone (systemd 252).
+
 A position's `head` is the cursor of the last line that was accepted, its `offset` how many bytes of lines were
 accepted in all, so that a later line always has a greater one; inode 1 stands for the journal.
 """
@@ -13,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import IO
+from typing import IO, NoReturn
 
 from jailbridge import process
 from jailbridge.config.settings import TailSettings
@@ -60,6 +62,7 @@ class Journal:
         self._argv = ["--output=json", f"--output-fields={','.join(FIELDS)}", "--boot=all", *arguments, match]
         self._position = position
         self._child: _Child | None = None
+        self._is_behind = True
         self._buffer = b""
         self._taken = 0
         self._batch: Batch | None = None
@@ -85,18 +88,22 @@ class Journal:
         Raises RetryLater with what journalctl says where it has ended, until it runs again.
         """
         self._batch = None
-        if self._child is None:
-            self._start()
-        assert self._child is not None
+        child = self._child or self._start()
         has_ended = False
         if len(self._buffer) >= _CHUNK and b"\n" not in self._buffer:
             self._fail("journalctl gave a line without end")
         if self._buffer.count(b"\n") < limit and len(self._buffer) < _CHUNK:
-            more, has_ended = self._child.read(_CHUNK)
+            more, has_ended = child.read(_CHUNK)
             self._buffer += more
         batch = self._next(limit)
         if batch is None and has_ended:
-            self._fail(self._child.last_words())
+            if not self._is_behind or child.code != 0:
+                self._fail(child.last_words())
+            if self._awaited is not None:
+                self._say_lost()
+            self.close()
+            self._is_behind = False
+            self._start()
         self._batch = batch
         return batch
 
@@ -117,9 +124,9 @@ class Journal:
         """End journalctl; a later `read` starts it again where the last commit left it."""
         if self._child is not None:
             self._child.end()
-        self._child, self._buffer, self._batch = None, b"", None
+        self._child, self._buffer, self._batch, self._is_behind = None, b"", None, True
 
-    def _start(self) -> None:
+    def _start(self) -> "_Child":
         if self._clock() < self._not_before:
             raise RetryLater(self._reason)
         try:
@@ -127,12 +134,17 @@ class Journal:
             if self._position is None:
                 self._position = self._end(journalctl)
             cursor = self._position.head
-            # The line at the cursor too: that it is the first one tells that the journal still has it.
-            since = [f"--cursor={cursor}"] if _CURSOR.fullmatch(cursor) else []
-            self._awaited = cursor if since else None
-            self._child = _Child([journalctl, "--follow", "--no-tail", *since, *self._argv], self._wake)
+            is_known = _CURSOR.fullmatch(cursor) is not None
+            if self._is_behind:
+                # The line at the cursor too: that it is the first one tells that the journal still has it.
+                how = [f"--cursor={cursor}"] if is_known else []
+            else:
+                how = ["--follow", "--no-tail", *([f"--after-cursor={cursor}"] if is_known else [])]
+            self._awaited = cursor if self._is_behind and is_known else None
+            self._child = _Child([journalctl, "--no-pager", *how, *self._argv], self._wake)
         except (RetryLater, FatalError) as error:
             self._fail(str(error))
+        return self._child
 
     def _end(self, journalctl: str) -> TailPosition:
         """Return the place after the last line that is there now; without one, the journal's beginning."""
@@ -145,7 +157,7 @@ class Journal:
             raise RetryLater(f"{self.name} cannot be read: journalctl gave {shown(lines[-1])}")
         return TailPosition(path=self.name, device=0, inode=INODE, offset=0, head=cursor)
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str) -> NoReturn:
         self.close()
         self._reason = f"{reason}: journalctl is started again at growing pauses"
         self._not_before = self._clock() + self._pause_s
@@ -180,12 +192,15 @@ class Journal:
         if _cursor(first) == self._awaited:
             self._buffer = rest
         else:
-            _log.warning(
-                "event=lines-maybe-lost path=%s reason=the journal no longer has the line that was read last, so what "
-                "it has from there on is read",
-                self.name,
-            )
+            self._say_lost()
         self._awaited = None
+
+    def _say_lost(self) -> None:
+        _log.warning(
+            "event=lines-maybe-lost path=%s reason=the journal no longer has the line that was read last, so what it "
+            "has from there on is read",
+            self.name,
+        )
 
 
 class _Child:
@@ -223,9 +238,14 @@ class _Child:
             size -= len(piece)
         return b"".join(pieces), False
 
+    @property
+    def code(self) -> int:
+        """With what it ended."""
+        return self._running.wait(_STOP_S)
+
     def last_words(self) -> str:
         """Return why it ended, in one line."""
-        code = self._running.wait(_STOP_S)
+        code = self.code
         self._errors.seek(0)
         said = self._errors.read(4096).decode(errors="replace").strip().splitlines()
         return f"journalctl ended with code {code}" + (f": {shown(said[-1])}" if said else "")

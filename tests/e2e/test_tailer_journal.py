@@ -50,17 +50,23 @@ class Written:
         self.libraries = ":".join(str(path) for path in PROGRAMS.glob("usr/lib/*-linux-gnu"))
 
     def write(
-        self, *messages: bytes, identifier: str = "portsentry", transport: str = "syslog", file: str = "a"
+        self,
+        *messages: bytes,
+        identifier: str = "portsentry",
+        transport: str = "syslog",
+        file: str = "a",
+        boot: bytes = b"0123456789abcdef" * 2,
     ) -> None:
         entries = b""
         for message in messages:
             self.number += 1
             entries += (
-                b"__REALTIME_TIMESTAMP=%d\n__MONOTONIC_TIMESTAMP=%d\n_BOOT_ID=0123456789abcdef0123456789abcdef\n"
+                b"__REALTIME_TIMESTAMP=%d\n__MONOTONIC_TIMESTAMP=%d\n_BOOT_ID=%s\n"
                 b"_UID=0\n_PID=%d\n_TRANSPORT=%s\nSYSLOG_IDENTIFIER=%s\nMESSAGE\n"
                 % (
                     1_795_329_059_000_000 + self.number,
                     self.number,
+                    boot,
                     self.number,
                     transport.encode(),
                     identifier.encode(),
@@ -177,6 +183,24 @@ def test_restarts_give_each_line_once_and_places_that_grow(
     got += read(follow(position), woken, 18)
     assert messages(got) == [str(number) for number in range(30)]
     assert [line.offset for line in got] == sorted({line.offset for line in got})
+
+
+def test_what_came_before_a_reboot_is_read_too(
+    journal: Written, follow: Callable[..., Journal], woken: threading.Event
+) -> None:
+    journal.write(b"old")
+    one = follow()
+    assert one.read(1) is None
+    position = one.position
+    one.close()
+    journal.write(b"one", b"two")
+    second, third = (digit * 32 for digit in (b"2", b"3"))
+    journal.write(b"three", boot=second, file="b")
+    journal.write(b"four", boot=third, file="b")
+    one = follow(position)
+    assert messages(read(one, woken, 4, limit=3)) == ["one", "two", "three", "four"]
+    journal.write(b"now", boot=third, file="b")
+    assert messages(read(one, woken, 1)) == ["now"]
 
 
 def test_a_journal_that_no_longer_has_the_line_is_said_and_read_from_its_oldest(
