@@ -126,6 +126,15 @@ def read(one: Journal, woken: threading.Event, count: int, limit: int = 1000) ->
     return lines
 
 
+def left_at(journal: Written, follow: Callable[..., Journal]) -> TailPosition | None:
+    """Have a journal with an old line followed, and left again."""
+    journal.write(b"old")
+    one = follow()
+    assert one.read(1) is None
+    one.close()
+    return one.position
+
+
 def trouble(one: Journal) -> str:
     with pytest.raises(RetryLater) as caught:
         one.read(1)
@@ -164,11 +173,7 @@ def test_what_a_journal_gets_that_had_nothing_of_the_name_is_read_whole(
 def test_restarts_give_each_line_once_and_places_that_grow(
     journal: Written, follow: Callable[..., Journal], woken: threading.Event
 ) -> None:
-    journal.write(b"old")
-    one = follow()
-    assert one.read(1) is None
-    position = one.position
-    one.close()
+    position = left_at(journal, follow)
     got: list[LogLine] = []
     for begin in (0, 10, 20):
         journal.write(*(b"%d" % number for number in range(begin, begin + 10)))
@@ -188,11 +193,7 @@ def test_restarts_give_each_line_once_and_places_that_grow(
 def test_what_came_before_a_reboot_is_read_too(
     journal: Written, follow: Callable[..., Journal], woken: threading.Event
 ) -> None:
-    journal.write(b"old")
-    one = follow()
-    assert one.read(1) is None
-    position = one.position
-    one.close()
+    position = left_at(journal, follow)
     journal.write(b"one", b"two")
     second, third = (digit * 32 for digit in (b"2", b"3"))
     journal.write(b"three", boot=second, file="b")

@@ -183,6 +183,8 @@ def test_row_desired_not_observed_at_or_after_the_stores_own_end_is_added_back(
     keeps_ends = gone("192.0.2.7", capabilities=NARROW, own_end=end)
     wanted = {net("192.0.2.7"): ban("192.0.2.7", NOW + 2 * HOUR)}
     assert own(planned(wanted, keeps_ends)) == [(action, "192.0.2.7")]
+    whys = {"add": "ran out there", "unban": "taken out of store"}
+    assert planned(wanted, keeps_ends).plan.changes[0].why == whys[action]
     keeps_none = gone("192.0.2.7", own_end=end)
     assert own(planned(wanted, keeps_none)) == [("unban", "192.0.2.7")]
 
