@@ -9,7 +9,9 @@ import pytest
 from jailbridge.definitions import render, write
 from jailbridge.demo.lab import Lab
 from tests.contract.kits_fail2ban import INSTALLED
+from tests.e2e import rebooting
 from tests.e2e.fail2ban_server import Server
+from tests.e2e.guest import Guest, why_not
 
 WITHOUT_FAIL2BAN = "enabled = false"
 
@@ -49,3 +51,14 @@ def bridged(server: Server) -> Server:
     write(render(server.settings(allow=["192.0.2.128/25"])), server.directory)
     server.start()
     return server
+
+
+@pytest.fixture(scope="session")
+def installed() -> Iterator[Guest]:
+    """A guest that is off, with our services and all bans; tests boot copies of it."""
+    if reason := why_not():
+        # An overlay on this machine's root is not everywhere to be had, for root neither: nobody is required to.
+        pytest.skip(f"a guest needs {reason}")
+    with Guest() as guest:
+        rebooting.install(guest)
+        yield guest
