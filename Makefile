@@ -47,6 +47,7 @@ bench: dev
 	$(BIN)/python benchmarks/tailer.py
 	$(BIN)/python benchmarks/stores.py
 	$(BIN)/python benchmarks/fail2ban.py
+	$(BIN)/python benchmarks/boot.py
 
 format: dev
 	$(BIN)/ruff format

@@ -81,8 +81,18 @@ def run(
     return Result(code=done.returncode, out=done.stdout, err=done.stderr)
 
 
-def start(argv: Sequence[str], *, log: IO[bytes] | int = subprocess.DEVNULL, cwd: Path | None = None) -> Running:
-    """Start a program that goes on by itself, its output in `log`, in a session of its own. Raises RetryLater."""
+def start(
+    argv: Sequence[str],
+    *,
+    log: IO[bytes] | int = subprocess.DEVNULL,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    umask: int = -1,
+) -> Running:
+    """Start a program that goes on by itself, its output in `log`, in a session of its own. Raises RetryLater.
+
+    `env` is all of its environment, and where its name is looked for; `umask` -1 is ours.
+    """
     try:
         return subprocess.Popen(  # noqa: S603
             argv,
@@ -90,6 +100,8 @@ def start(argv: Sequence[str], *, log: IO[bytes] | int = subprocess.DEVNULL, cwd
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=cwd,
+            env=env,
+            umask=umask,
             start_new_session=True,
         )
     except OSError as error:

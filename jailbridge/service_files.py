@@ -17,10 +17,17 @@ from jailbridge import owned_files, process
 from jailbridge.errors import FatalError
 from jailbridge.owned_files import shipped
 
-RESTORE, SENSOR, DAEMON = UNITS = "jailbridge-restore.service", "jailbridge-sensor.service", "jailbridge.service"
+RESTORE, SENSOR, DAEMON, RESPOND = UNITS = (
+    "jailbridge-restore.service",
+    "jailbridge-sensor.service",
+    "jailbridge.service",
+    "jailbridge-respond.service",
+)
+SETS = "jailbridge-sets.service"
+"""Not enabled: RESTORE has it started before itself."""
 CONFIG, STATE = "etc/jailbridge/jailbridge.toml", "var/lib/jailbridge"
 _PLACES = {
-    **{f"systemd/{unit}": f"etc/systemd/system/{unit}" for unit in UNITS},
+    **{f"systemd/{unit}": f"etc/systemd/system/{unit}" for unit in (*UNITS, SETS)},
     "sysusers.d/jailbridge.conf": "etc/sysusers.d/jailbridge.conf",
     "tmpfiles.d/jailbridge.conf": "etc/tmpfiles.d/jailbridge.conf",
     "logrotate.d/jailbridge": "etc/logrotate.d/jailbridge",
@@ -111,7 +118,7 @@ def install(texts: Mapping[str, str], root: Path = ROOT, *, force: bool = False,
     if is_new:
         owned_files.put(config, _text("jailbridge.toml").encode())
     missing = _take_up() if root == ROOT else []
-    running = [unit for unit in (SENSOR, DAEMON) if root / _unit(unit) in changed and is_active(root, unit)]
+    running = [unit for unit in (SENSOR, DAEMON, RESPOND) if root / _unit(unit) in changed and is_active(root, unit)]
     return Installed(changed=(*changed, *[config] * is_new), running=tuple(running), missing=tuple(missing))
 
 
@@ -136,7 +143,7 @@ def uninstall(root: Path = ROOT, *, purge: bool = False, force: bool = False, dr
         if units and runs_systemd(root):
             _ask("systemctl", "daemon-reload")
     places = [root / place for place in OURS]
-    dropins = [root / f"{_unit(unit)}.d" for unit in UNITS]
+    dropins = [root / f"{_unit(unit)}.d" for unit in (*UNITS, SETS)]
     return Removed(
         stopped=tuple(stopped),
         removed=(*paths, *extra),
@@ -209,7 +216,7 @@ def _remedy(path: Path) -> str:
     """A unit has drop-ins, the rest has not."""
     return (
         f"put your change into a drop-in (systemctl edit {path.name}), then"
-        if path.name in UNITS
+        if path.suffix == ".service"
         else owned_files.SAVE_IT
     )
 

@@ -34,6 +34,7 @@ PROGRAMS = {
 MORE_PROGRAMS = {
     "portsentry": "portsentry; make test only unpacks it",
     "sshd": "openssh-server; make test only unpacks it",
+    "netfilter-persistent": "iptables-persistent ipset-persistent; make test only unpacks them",
     "ssh": "openssh-client",
     "logrotate": "logrotate; make test only unpacks it",
     "journalctl": "systemd",
@@ -72,7 +73,7 @@ def pytest_configure() -> None:
     """Let the tests find, after the machine's own programs, those that are only unpacked."""
     os.environ["PATH"] += f"{os.pathsep}{UNPACKED}"
     if IS_REQUIRED:
-        hypothesis.settings.register_profile("required", derandomize=True)
+        hypothesis.settings.register_profile("required", derandomize=True, deadline=None)
         hypothesis.settings.load_profile("required")
 
 

@@ -62,5 +62,8 @@ def _output_lost(error: OSError) -> int:
 
 def _fail(text: str) -> int:
     if text.strip():
-        sys.stderr.write(f"jailbridge: {text}\n")
+        from jailbridge.cli import journal
+
+        told = f"jailbridge: {text}"
+        sys.stderr.write(journal.prefixed(told, journal.ERROR) if journal.reads(sys.stderr) else f"{told}\n")
     return 1

@@ -56,20 +56,36 @@ def _main(
 def run(
     config: ConfigOption = None,
     without: Annotated[
-        str, typer.Option(metavar="sensor", help="Leave the sensor out: another one writes the history.")
-    ] = "",
+        list[str] | None,
+        typer.Option(
+            metavar="PART", help="Leave out sensor (another one writes the history) or respond; may be repeated."
+        ),
+    ] = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Run everything in the foreground: sensor, tailer, policy, reconciler."""
-    if without not in {"", "sensor"}:
-        raise typer.BadParameter("only the sensor can be left out", param_hint="--without")
+    """Run everything in the foreground: sensor, tailer, policy, reconciler, commands and mail."""
+    left_out = {part.strip() for parts in without or () for part in parts.split(",")}
+    if not left_out <= {"sensor", "respond"}:
+        raise typer.BadParameter("only sensor and respond can be left out", param_hint="--without")
     from jailbridge.cli.logs import log_to_stderr
     from jailbridge.config import load
 
     log_to_stderr(verbose)
     from jailbridge.daemon.run import run as run_daemon
 
-    run_daemon(lambda: load(config), sensor=not without)
+    run_daemon(lambda: load(config), sensor="sensor" not in left_out, respond="respond" not in left_out)
+
+
+@app.command()
+def respond(config: ConfigOption = None, verbose: VerboseOption = False) -> None:
+    """Run commands, mail and webhooks alone, for bans that another process makes and ends."""
+    from jailbridge.cli.logs import log_to_stderr
+    from jailbridge.config import load
+
+    log_to_stderr(verbose)
+    from jailbridge.daemon.responding import run as run_responder
+
+    run_responder(lambda: load(config))
 
 
 @app.command()
@@ -301,15 +317,18 @@ def uninstall(
 def check_config(config: ConfigOption = None) -> None:
     """Read the configuration and every allow list, and say what is wrong, all at once."""
     from jailbridge.config import DEFAULT_PATH, load
+    from jailbridge.daemon.control import unusable
     from jailbridge.daemon.exemptions import unreadable
+    from jailbridge.daemon.responding import unanswerable
     from jailbridge.errors import FatalError
     from jailbridge.policy.allow import allow_lists
 
-    rules = load(config).policy
+    settings = load(config)
+    rules = settings.policy
     lists = list(allow_lists(rules))
     for line in [line for one in lists for line in one.not_obeyed]:
         typer.echo(line)
-    if problems := unreadable(rules):
+    if problems := [*unreadable(rules), *unanswerable(settings.respond), *unusable(settings.control)]:
         raise FatalError("\n".join(problems))
     where = config if config is not None or DEFAULT_PATH.exists() else f"built-in defaults (no {DEFAULT_PATH})"
     counts = ", ".join(f"{len(one.networks)} by {one.where}" for one in lists if one.networks)

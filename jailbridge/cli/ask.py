@@ -3,16 +3,17 @@
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from jailbridge.config import Settings
-from jailbridge.daemon.answers import Answer, plan_answer
+from jailbridge.daemon.answers import Answer, is_agreement, plan_answer
 from jailbridge.daemon.control import call
 from jailbridge.daemon.operations import Operations, look_for_garbage_seldom
-from jailbridge.errors import GiveUp, ParseError
+from jailbridge.errors import FatalError, GiveUp, ParseError
 from jailbridge.ledger import Ledger
+from jailbridge.ledger.copied import copied
 from jailbridge.model.network import network_text, parse_address
 from jailbridge.policy.allow import parse_list
 
@@ -29,7 +30,7 @@ def ask(settings: Settings, command: str, **arguments: Any) -> Answer:
         pass
     _be_quiet()
     look_for_garbage_seldom()
-    with Ledger(settings.ledger.path, create=command in _FIRST) as ledger:
+    with _explained(settings), Ledger(settings.ledger.path, create=command in _FIRST) as ledger:
         if command in _WRITING:
             ledger.hold()
         answer: Answer = getattr(Operations(settings, ledger), command)(**arguments)
@@ -39,24 +40,58 @@ def ask(settings: Settings, command: str, **arguments: Any) -> Answer:
 def restore(settings: Settings) -> dict[str, Any] | None:
     """Restore and return the plan of what is left over; None where there is no ledger, so nothing to restore.
 
-    A daemon that runs does so itself.
+    A daemon that runs does so itself. Raises FatalError where the ledger cannot be used; what can be read of it is
+    restored all the same.
     """
-    if not settings.ledger.path.exists():
-        return None
     with contextlib.suppress(ConnectionError):
         call(settings.control.socket, "reconcile", {})
         return dict(call(settings.control.socket, "status", {}))
-    _be_quiet()
+    with contextlib.suppress(PermissionError):
+        if not settings.ledger.path.exists():
+            return None
     look_for_garbage_seldom()
-    with Ledger(settings.ledger.path, create=False) as ledger:
-        ledger.hold()
-        operations = Operations(settings, ledger)
-        return {
-            "bans": len(ledger.bans()),
-            "enforce": settings.policy.enforce,
-            "paused": ledger.paused(operations.clock()),
-            **plan_answer(operations.restore()),
-        }
+    try:
+        # What it says of a damaged ledger is to be heard.
+        with _explained(settings), Ledger.held(settings.ledger.path, create=False) as ledger:
+            _be_quiet()
+            return _restored(settings, ledger)
+    except FatalError as error:
+        if os.geteuid() != 0:
+            raise
+        raise FatalError(f"{error}{_restored_from_a_copy(settings)}") from None
+
+
+def _restored(settings: Settings, ledger: Ledger) -> dict[str, Any]:
+    operations = Operations(settings, ledger)
+    plan = operations.restore()
+    return {
+        "bans": len(ledger.bans()),
+        "enforce": settings.policy.enforce,
+        "paused": ledger.paused(operations.clock()),
+        **plan_answer(plan),
+    }
+
+
+def _restored_from_a_copy(settings: Settings) -> str:
+    """Restore from a copy of the ledger, where it is only the writing that fails; tell what was done."""
+    try:
+        with copied(settings.ledger.path) as ledger:
+            answer = _restored(settings, ledger)
+    except FatalError as error:
+        return f"; nothing was restored from a copy of it: {error}"
+    where = "" if is_agreement(answer) else ", but not everywhere"
+    return f"; {answer['bans']} bans were restored from a copy of it all the same{where}"
+
+
+@contextlib.contextmanager
+def _explained(settings: Settings) -> Iterator[None]:
+    """Tell whom the ledger is closed to who would have answered instead."""
+    try:
+        yield
+    except FatalError as error:
+        if os.geteuid() == 0:
+            raise
+        raise FatalError(f"{error}; no daemon answers at {settings.control.socket}: start it, or run as root") from None
 
 
 def _be_quiet() -> None:

@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 
-from jailbridge.config.settings import PATTERN, FirewallBackend, HostsDenyForm, SensorMode, Settings, Target, Watch
+from jailbridge.config.fields import PATTERN
+from jailbridge.config.placeholders import named
+from jailbridge.config.settings import FirewallBackend, HostsDenyForm, SensorMode, Settings, Target, Watch
 from jailbridge.config.values import without
+from jailbridge.errors import ParseError
 from jailbridge.model.event import TailFormat
 from jailbridge.model.network import shown
 
@@ -29,6 +32,7 @@ def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
                 "stores.firewall.hook",
                 'the backend "nftables" is always first: set that to "auto", or this to "first"',
             )
+    yield from _answers(settings)
     sensor = settings.sensor
     watched = [
         *without(sensor.tcp_ports, sensor.exclude_tcp_ports),
@@ -40,6 +44,22 @@ def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "sensor.banner", 'only the mode "connect" has somebody to send it to: set that, or leave the banner empty'
     if sensor.mode is SensorMode.CONNECT and sensor.ack_scans:
         yield "sensor.ack_scans", 'only the mode "stealth" sees them: set that, or leave it false'
+
+
+def _answers(settings: Settings) -> Iterator[tuple[str, str]]:
+    for n, command in enumerate(settings.respond.command):
+        key, program = f"respond.command.{n}.run", command.run[0]
+        try:
+            list(named(command.run))
+        except ParseError as error:
+            yield key, str(error)
+        if "{" in program:
+            yield key, "the program's own name has no placeholder: outsiders choose what stands in one"
+        elif "/" in program and not program.startswith("/"):
+            yield key, f"should be a program's name, or an absolute path, not {shown(program)}"
+    # What stands behind this tag is believed where a [[tail]] has prefixes of the kernel's LOG rules.
+    if settings.respond.syslog.tag == "kernel":
+        yield "respond.syslog.tag", "that is the kernel's own: name another"
 
 
 def _tails(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -64,8 +84,6 @@ def unbuilt(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield (key, remedy) for each setting that asks for what this release does not do."""
     asked = [
         ("sensor.mode", settings.sensor.mode is SensorMode.KERNEL, 'use "stealth", "connect" or "off"'),
-        ("respond.command", bool(settings.respond.command), "leave it out"),
-        ("respond.mail.to", bool(settings.respond.mail.to), "leave it empty"),
         ("metrics.listen", bool(settings.metrics.listen), "leave it empty"),
     ]
     yield from ((key, remedy) for key, is_asked, remedy in asked if is_asked)

@@ -18,8 +18,8 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
+from jailbridge.config.fields import MAX_BANNER
 from jailbridge.config.load import ConfigError
-from jailbridge.config.settings import MAX_BANNER
 from jailbridge.config.values import PortRange, parse_ports, without
 from jailbridge.errors import ParseError
 from jailbridge.model.event import Protocol

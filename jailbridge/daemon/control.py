@@ -1,10 +1,14 @@
-"""The control socket: one JSON object a line each way, root's (and the daemon's own user's) only.
+"""The control socket: one JSON object a line each way, for root, the daemon's own user and, if one is named, a group.
 
 {"command": "unban", "arguments": {"addresses": ["192.0.2.7"]}}
 {"answer": …}   or   {"error": "one line for people"}
+
+Who may ask may ask everything, to ban and to unban. The socket's mode keeps others out, and what the kernel says of who
+is at the other end does so again.
 """
 
 import contextlib
+import grp
 import json
 import logging
 import os
@@ -12,11 +16,13 @@ import socket
 import socketserver
 import struct
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, validate_call
 
+from jailbridge.config.settings import ControlSettings
 from jailbridge.daemon.answers import Answer
 from jailbridge.daemon.operations import COMMANDS, Operations
 from jailbridge.errors import FatalError, GiveUp, JailBridgeError, RetryLater
@@ -27,6 +33,8 @@ log = logging.getLogger("jailbridge.control")
 # 100,000 addresses of a `ban --from` file fit; a peer that sends more or slower is cut off.
 MAX_BYTES = 8 << 20
 PEER_TIMEOUT_S = 10.0
+# asm-generic/socket.h; Python reads at most 1,024 bytes of it, 256 groups.
+_SO_PEERGROUPS, _MOST_BYTES = 59, 1024
 # A reconcile of a large ledger may take its time.
 ANSWER_TIMEOUT_S = 300.0
 
@@ -37,28 +45,45 @@ class ControlServer:
     def __init__(self, path: Path, operations: Operations) -> None:
         self._path = path
         self._operations = operations
+        self._group = operations.settings.control.group
         self._server: _Server | None = None
         self._made: os.stat_result | None = None
 
     def start(self) -> None:
         """Listen; a socket that is there but dead is taken away. Raises FatalError, also where somebody answers."""
+        gid = group_id(self._group) if self._group else None
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+            with _umask(0o022):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
             if self._path.is_socket():
                 self._check_dead()
                 self._path.unlink()
-            before = os.umask(0o177)
-            try:
-                self._server = _Server(str(self._path), _Handler)
-            finally:
-                os.umask(before)
+            with _umask(0o177):
+                server = _Server(str(self._path), _Handler)
             self._made = self._path.lstat()
         except OSError as error:
             raise FatalError(
                 f"control socket {self._path} cannot be made: {error.strerror}: set control.socket"
             ) from None
-        self._server.operations = self._operations
-        threading.Thread(target=self._server.serve_forever, name="control", daemon=True).start()
+        server.operations, server.gid = self._operations, gid
+        if gid is not None:
+            self._hand_over(server, gid)
+        self._server = server
+        threading.Thread(target=server.serve_forever, name="control", daemon=True).start()
+
+    def _hand_over(self, server: "_Server", gid: int) -> None:
+        """Let the group in. A process may give its files to a group of its own without a capability (chown(2))."""
+        try:
+            os.chown(self._path, -1, gid, follow_symlinks=False)
+            self._path.chmod(0o660)
+        except OSError as error:
+            server.server_close()
+            self._path.unlink(missing_ok=True)
+            raise FatalError(
+                f"control socket {self._path} cannot be given to the group {self._group}: {error.strerror}: a service "
+                f'needs "SupplementaryGroups={self._group}" and "SystemCallFilter=@chown" in a drop-in '
+                "(systemctl edit jailbridge.service), or set control.group to none"
+            ) from None
 
     def stop(self) -> None:
         """Stop listening and take the socket away."""
@@ -83,6 +108,25 @@ class ControlServer:
         raise FatalError(f"control socket {self._path} is served by another daemon: stop it, or set control.socket")
 
 
+def group_id(name: str) -> int:
+    """Return the number of the group that `control.group` names. Raises FatalError."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise FatalError(
+            f'control.group: there is no group "{name}": make it (groupadd --system {name}), or name another'
+        ) from None
+
+
+def unusable(settings: ControlSettings) -> Iterator[str]:
+    """Yield what is wrong with the group on this host, if anything is."""
+    try:
+        if settings.group:
+            group_id(settings.group)
+    except FatalError as error:
+        yield str(error)
+
+
 def call(path: Path, command: str, arguments: dict[str, Any]) -> Answer:
     """Ask the daemon at `path`. Raises ConnectionError where none listens, JailBridgeError with what it answers."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
@@ -93,7 +137,9 @@ def call(path: Path, command: str, arguments: dict[str, Any]) -> Answer:
         except BlockingIOError:
             raise RetryLater(f"the daemon at {path} is too busy to answer: look at its log, then try again") from None
         except PermissionError:
-            raise FatalError(f"control socket {path} is root's: run as root") from None
+            raise FatalError(
+                f"control socket {path} is for root and the group that control.group names: run as root"
+            ) from None
         except OSError as error:
             raise ConnectionError(error.strerror) from None
         peer.settimeout(ANSWER_TIMEOUT_S)
@@ -115,6 +161,7 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
     request_queue_size = 128
     operations: Operations
+    gid: int | None
 
 
 class _Handler(socketserver.StreamRequestHandler):
@@ -122,10 +169,7 @@ class _Handler(socketserver.StreamRequestHandler):
     server: _Server
 
     def handle(self) -> None:
-        credentials = self.request.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        user = struct.unpack("3i", credentials)[1]
-        if user not in {0, os.geteuid()}:
-            log.warning("control: refused user=%d", user)
+        if not self._is_let_in():
             return
         try:
             line = self.rfile.readline(MAX_BYTES + 1)
@@ -136,6 +180,23 @@ class _Handler(socketserver.StreamRequestHandler):
             return
         with contextlib.suppress(OSError):
             self.wfile.write(json.dumps(reply).encode() + b"\n")
+
+    def _is_let_in(self) -> bool:
+        """Ask the kernel who connected, and of which groups that was then (unix(7))."""
+        credentials = self.request.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+        _, user, group = struct.unpack("iII", credentials)
+        if user in {0, os.geteuid()} or (self.server.gid is not None and self.server.gid in {group, *self._groups()}):
+            return True
+        log.warning("control: refused user=%d group=%d", user, group)
+        return False
+
+    def _groups(self) -> tuple[int, ...]:
+        """Return the peer's supplementary groups; none where they are too many to be told."""
+        try:
+            numbers = self.request.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MOST_BYTES)
+        except OSError:
+            return ()
+        return struct.unpack(f"{len(numbers) // 4}I", numbers)
 
     def _answer(self, line: bytes) -> Answer:
         if len(line) > MAX_BYTES:
@@ -158,6 +219,15 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     command: str
     arguments: dict[str, Any]
+
+
+@contextlib.contextmanager
+def _umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _misunderstood(error: ValidationError) -> GiveUp:

@@ -60,14 +60,16 @@ class Engine:
     def standing(self) -> str:
         """How things stand, in one line."""
         problems = {**self._operations.controller.problems, **self._operations.troubles()}
-        told = "".join(f"; {name}: {problem}" for name, problem in problems.items())
-        return f"{len(self._operations.ledger.bans())} bans{told}"
+        told = [f"{name}: {problem}" for name, problem in problems.items()]
+        if (problem := self._operations.judge.problem) is not None:
+            told.insert(0, problem)
+        return "; ".join([f"{len(self._operations.ledger.bans())} bans", *told])
 
     def _rest_s(self) -> float:
         """Return how long there is nothing to do, if nothing happens: until a store's turn, or the end of a ban."""
         turn, end = self._operations.controller.next_turn, self._operations.ledger.next_end
         rest_s = POLL_S if turn is None else min(POLL_S, turn - time.monotonic())
-        return max(TURN_S, rest_s if end is None else min(rest_s, (end - utc_now()).total_seconds()))
+        return max(TURN_S, rest_s if end is None else min(rest_s, (end - self._operations.ended_by()).total_seconds()))
 
     def make_pass(self) -> bool:
         """Read one batch, decide, and bring the stores in line if that is due; tell whether there was a batch."""
@@ -82,7 +84,7 @@ class Engine:
                 if plan is not None and not plan.agrees:
                     log.info("not in agreement yet: changes=%d", len(plan.changes))
                 self._clear_leftovers(plan)
-                self._operations.ledger.prune(now=utc_now(), memory=self._operations.settings.policy.repeat_memory)
+                self._operations.forget()
             self._forget_ended()
         return has_read
 
@@ -101,7 +103,7 @@ class Engine:
             return None
         now = utc_now()
         try:
-            judged = self._operations.judge.weigh(batch.lines, batch.tail, now)
+            judged = self._operations.judge.weigh(batch.lines, batch.tail, now, self._operations.ended_by())
         except RetryLater as error:
             # The lines stay unread; the judge has said so loudly.
             log.debug("lines wait: %s", error)
@@ -147,7 +149,7 @@ class Engine:
             return True
         ledger = self._operations.ledger
         return ledger.last_change != self._operations.settled or (
-            (end := ledger.next_end) is not None and end <= utc_now()
+            (end := ledger.next_end) is not None and end <= self._operations.ended_by()
         )
 
     def _forget_ended(self) -> None:

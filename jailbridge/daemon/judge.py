@@ -1,6 +1,7 @@
 """Turns log lines into bans: parses, looks up the past, has policy decide, and tells what it made of each line.
 
-While an allow list cannot be read nobody new is banned: lines wait in their files, unread, and the error is loud.
+While an allow list cannot be read, or the one in a damaged ledger, nobody new is banned: lines wait in their files,
+unread, what fail2ban makes of them waits there, and the error is loud.
 
 Lines of one second may come in any order and lead to the same bans with the same ends. What keeps its order: whom the
 brake lets through and whom policy.max_bans leaves out (the first ones stay), which line a ban names as its cause, and
@@ -75,19 +76,22 @@ class Judge:
         self._told: dict[str, float] = {}
         self.counts: Counter[str] = Counter()
 
-    def weigh(self, lines: Sequence[LogLine], tail: TailSettings, now: datetime) -> Judged:
+    def weigh(
+        self, lines: Sequence[LogLine], tail: TailSettings, now: datetime, ended_by: datetime | None = None
+    ) -> Judged:
         """Return what these lines, followed under `tail`, lead to. Raises RetryLater while nobody may be banned.
 
-        Ends in the ledger what makes room for new bans, and what has run out of those that are seen again.
+        Ends in the ledger what makes room for new bans, and what has run out of those that are seen again: what ends
+        up to `ended_by`, which is now where it is not given.
         """
         exemptions = self._exemptions()
-        if exemptions is None:
-            raise RetryLater(self._exemptions.problem or "exemptions are not known")
+        if exemptions is None or self._ledger.predecessors.problem is not None:
+            raise RetryLater(self.problem or "exemptions are not known")
         rules, tick, is_verbose = self._settings.policy, self._clock(), log.isEnabledFor(logging.DEBUG)
         history = str(self._settings.history.path)
         own = self._settings.sensor.mode if lines and lines[0].path == history else None
         scans = self._scans(lines, tail, now)
-        docket = self._docket(scans, exemptions, now)
+        docket = self._docket(scans, exemptions, ended_by or now)
         story: list[Sighting] = []
         for (line, event, dialect), (source, case) in zip(scans, docket.sources, strict=True):
             evidence = evidence_of(event, tail.evidence, own)
@@ -119,8 +123,15 @@ class Judge:
             story=story,
         )
 
+    @property
+    def problem(self) -> str | None:
+        """Why nobody new is banned now, and how to mend it; None where nothing is in the way."""
+        return self._exemptions.problem or self._ledger.predecessors.problem
+
     def left(self) -> int:
         """Return how many bans found in a store may be taken over now: they pass the brakes like spoofable evidence."""
+        if self._ledger.predecessors.problem is not None:
+            return 0
         now = self._clock()
         space = self._settings.policy.max_bans - len(self._ledger.bans())
         return max(0, min(space, *(brake.left(now) for _, brake in self._brakes[Evidence.SPOOFABLE])))
@@ -155,7 +166,7 @@ class Judge:
         self.counts += Counter(accepted=len(scans), other=other)
         return scans
 
-    def _docket(self, scans: Iterable[_Scan], exemptions: Exemptions, now: datetime) -> "_Docket":
+    def _docket(self, scans: Iterable[_Scan], exemptions: Exemptions, ended_by: datetime) -> "_Docket":
         if exemptions is not self._sources_under or len(self._sources) > KNOWN_SOURCES:
             self._sources, self._sources_under = {}, exemptions
         docket, known, rules = _Docket(), self._sources, self._settings.policy
@@ -171,8 +182,8 @@ class Judge:
         cases = docket.cases.values()
         standing = self._standing(cases)
         # Those that have run out are ended, so that a scan since then is news.
-        while over := {ban.network for ban in standing if ban is not None and ban.is_over(now)}:
-            self._ledger.end(over, EndReason.EXPIRED, now=now)
+        while over := {ban.network for ban in standing if ban is not None and ban.is_over(ended_by)}:
+            self._ledger.end(over, EndReason.EXPIRED, now=ended_by)
             standing = self._standing(cases)
         stones = self._ledger.tombstones([case.network for case in cases])
         for case, ban in zip(cases, standing, strict=True):

@@ -26,6 +26,7 @@ from jailbridge.daemon.judge import Judge
 from jailbridge.daemon.wiring import STORES, attached_stores
 from jailbridge.errors import GiveUp, RetryLater
 from jailbridge.host import boot_id
+from jailbridge.host.boot import clock_doubt
 from jailbridge.ledger import Ledger
 from jailbridge.model.ban import Ban, EndReason, Origin
 from jailbridge.model.network import Network, is_host, network_text, parse_network, shown
@@ -63,7 +64,14 @@ def utc_now() -> datetime:
 class Operations:
     """The ledger, the policy and the stores of one configuration, behind one lock: one thing happens at a time."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        clock: Callable[[], datetime] = utc_now,
+        clock_doubt: Callable[[], timedelta] = clock_doubt,
+    ) -> None:
+        """`clock_doubt` returns for how long yet the clock may be wrong: until then no ban ends."""
         self.settings = settings
         self.ledger = ledger
         self.exemptions = PresentExemptions(settings.policy, added=self._allowed)
@@ -77,9 +85,11 @@ class Operations:
             brake=self.judge,
             interval_s=settings.reconcile.interval.total_seconds(),
             traces=portsentry_traces(settings),
+            today=clock,
         )
         self.lock = threading.RLock()
         self.clock = clock
+        self._clock_doubt = clock_doubt
         self._obeyed: Exemptions | None = None
         self.running = False
         self.settled = -1
@@ -91,13 +101,22 @@ class Operations:
     def _allowed(self) -> list[tuple[Network, str]]:
         return [(network, f"{ALLOW} ({order.reason})") for network, order in self.ledger.orders.allowed.items()]
 
+    def ended_by(self) -> datetime:
+        """Return up to when what ends has ended: now, but while the clock may be wrong a time at which no ban has.
+
+        That one runs on too, and reaches the first end when the doubt is over: so long, and no longer, is what stores
+        are told to hold it by themselves.
+        """
+        now, doubt, end = self.clock(), self._clock_doubt(), self.ledger.next_end
+        return min(now, end - doubt) if doubt and end is not None else now
+
     # Commands
 
     def plan(self, store: str | None = None, force: bool = False) -> Answer:
         """Show what `reconcile` would change. Raises GiveUp for no store of ours."""
         self._refuse_unknown(store)
         with self.lock:
-            return plan_answer(self.controller.plan(self.clock(), only=store, forced=force))
+            return plan_answer(self.controller.plan(self.ended_by(), only=store, forced=force))
 
     def reconcile(self, store: str | None = None, force: bool = False) -> Answer:
         """Bring the stores, or one of them, in line; show what is left over. Raises GiveUp for no store of ours.
@@ -111,7 +130,7 @@ class Operations:
         """Show how things stand."""
         with self.lock:
             now = self.clock()
-            plan = self.controller.plan(now)
+            plan = self.controller.plan(self.ended_by())
             return {
                 "running": self.running,
                 "agreement": plan.agrees,
@@ -120,14 +139,14 @@ class Operations:
                 "paused_until": time_text(self.ledger.orders.pause_ends) if self.ledger.paused(now) else None,
                 "bans": len(self.ledger.bans()),
                 "lines": {**self.judge.counts, "too_long": sum(self.too_long().values())},
-                "problems": [*filter(None, [self.exemptions.problem]), *self.troubles().values()],
+                "problems": [*filter(None, [self.judge.problem]), *self.troubles().values()],
                 **plan_answer(plan),
             }
 
     def list_bans(self) -> Answer:
         """Show every live ban and how each store stands to it."""
         with self.lock:
-            now = self.clock()
+            now = self.ended_by()
             bans = self.ledger.bans()
             presences = self.controller.presences(now)
             return [
@@ -180,7 +199,7 @@ class Operations:
     def explain(self, address: str) -> Answer:
         """Tell all that is known of an address or network, and what happened to it. Raises ParseError."""
         with self.lock:
-            now, network = self.clock(), parse_network(address)
+            now, network = self.ended_by(), parse_network(address)
             ban = self.ledger.covering(network)
             ban = None if ban is not None and ban.is_over(now) else ban
             exemptions = self.exemptions()
@@ -190,7 +209,7 @@ class Operations:
                 "network": network_text(ban.network if ban is not None else network),
                 "banned": banned_answer(ban) if ban is not None else None,
                 "exempt": [exempt_answer(found) for found in exemptions.touching(network)] if exemptions else [],
-                "problem": self.exemptions.problem,
+                "problem": self.judge.problem,
                 "ended": ended_answer(ended) if ended is not None else None,
                 "stores": self._stands(network, ban, now),
                 "story": [told_answer(told) for told in self.ledger.story.of(network)],
@@ -284,11 +303,10 @@ class Operations:
         `reconcile`.
         """
         with self.lock:
-            now = self.clock()
             # What goes back in after a pause is no change of a ban: every store is to be looked at.
-            thorough = self._end_pause(now) or thorough
-            self._end_what_has_ended(now)
-            plan = None
+            thorough = self._end_pause() or thorough
+            self._end_what_has_ended()
+            now, plan = self.ended_by(), None
             if not self.settings.policy.enforce:
                 plan = None if patient else self.controller.plan(now)
             elif thorough or not self.controller.carry(now, patient=patient):
@@ -301,21 +319,22 @@ class Operations:
         """Bring the stores in line without waiting for anybody's turn; return what is left over, as far as is known."""
         with self.lock:
             plan = self.settle(patient=False, thorough=thorough, only=only, forced=forced)
-            left = plan or self.controller.left(self.clock())
+            left = plan or self.controller.left(self.ended_by())
             # Where no daemon goes on with it, a store that takes its changes in turns gets all of them now.
             while not self.running and only is None and self.controller.next_turn is not None:
-                before, left = left, self.settle(patient=False) or self.controller.left(self.clock())
+                before, left = left, self.settle(patient=False) or self.controller.left(self.ended_by())
                 if len(left.changes) >= len(before.changes):
                     break
             return left
 
-    def _end_pause(self, now: datetime) -> bool:
-        """End a pause whose time has passed; tell whether there was one."""
+    def _end_pause(self) -> bool:
+        """End a pause whose time has passed; tell whether there was one. In doubt of the clock bans are in force."""
         ends = self.ledger.orders.pause_ends
-        return ends is not None and ends <= now and self.ledger.orders.resume()
+        return ends is not None and ends <= self.clock() and self.ledger.orders.resume()
 
-    def _end_what_has_ended(self, now: datetime) -> None:
-        self.ledger.end(self.ledger.over(now), EndReason.EXPIRED, now=now)
+    def _end_what_has_ended(self) -> None:
+        now = self.clock()
+        self.ledger.end(self.ledger.over(self.ended_by()), EndReason.EXPIRED, now=now)
         exemptions = self.exemptions()
         if exemptions is not None and exemptions != self._obeyed:
             bans = self.ledger.bans()
@@ -324,10 +343,17 @@ class Operations:
             self.ledger.end(allowed, EndReason.ALLOW, now=now)
             self._obeyed = exemptions
 
+    def forget(self) -> None:
+        """Forget what policy asks for no more; nothing while the clock may be wrong."""
+        with self.lock:
+            if not self._clock_doubt():
+                self.ledger.prune(now=self.clock(), memory=self.settings.policy.repeat_memory)
+
     def restore(self) -> Plan:
         """Put every live ban back where that can be done before the network is up."""
         with self.lock:
-            now = self.clock()
+            self._end_pause()
+            now = self.ended_by()
             return self.controller.restore(now) if self.settings.policy.enforce else self.controller.plan(now)
 
     def _refuse_unknown(self, store: str | None) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from jailbridge import privileges, rivals
 from jailbridge.config import Settings
@@ -24,6 +25,9 @@ from jailbridge.sensor.names import Named
 from jailbridge.sensor.sensor import Sensor
 from jailbridge.tailer.tailer import Tailer
 
+if TYPE_CHECKING:
+    from jailbridge.daemon.responding import Responding
+
 log = logging.getLogger("jailbridge.daemon")
 
 
@@ -40,7 +44,7 @@ class Stop:
     is_final: bool = False
 
 
-def run(load: Callable[[], Settings], *, sensor: bool) -> None:
+def run(load: Callable[[], Settings], *, sensor: bool, respond: bool) -> None:
     """Run until SIGTERM or SIGINT; at SIGHUP begin anew with what `load` returns then.
 
     Raises FatalError for what a person must mend. A configuration that cannot be used at SIGHUP is told, and the one
@@ -51,18 +55,26 @@ def run(load: Callable[[], Settings], *, sensor: bool) -> None:
     # What worked before, until the new one does.
     before: Settings | None = None
     stop, wake = Stop(), threading.Event()
-    with Supervisor() as supervisor, Ledger(settings.ledger.path) as ledger, _signals(stop, wake):
-        ledger.hold()
+    with ExitStack() as stack:
+        supervisor = stack.enter_context(Supervisor())
+        ledger = stack.enter_context(Ledger.held(settings.ledger.path))
+        stack.enter_context(signals(stop, wake))
+        responding = stack.enter_context(_responding()) if respond else None
 
         def passed(standing: str) -> None:
             nonlocal before
             before = None
+            if responding is not None:
+                # Not before: what a new ledger finds in the stores is no news.
+                responding.begin(settings)
             supervisor.tell(standing)
             supervisor.alive()
             supervisor.ready()
 
         while True:
             try:
+                if responding is not None:
+                    responding.check(settings)
                 _run(settings, ledger, stop, wake, passed, sensor=sensor)
             except FatalError as error:
                 if before is None:
@@ -73,7 +85,7 @@ def run(load: Callable[[], Settings], *, sensor: bool) -> None:
                 if stop.is_final:
                     return
                 supervisor.reloading()
-                settings, before = _read_anew(load, settings), settings
+                settings, before = read_anew(load, settings), settings
             stop.error = None
             stop.event.clear()
             # Who ends it from now on sets the event after this; who has done so, has said so before.
@@ -111,7 +123,15 @@ def _run(
         raise stop.error
 
 
-def _read_anew(load: Callable[[], Settings], settings: Settings) -> Settings:
+def _responding() -> "Responding":
+    # What mail and webhooks need is loaded only where they may be wanted.
+    from jailbridge.daemon.responding import Responding  # noqa: PLC0415
+
+    return Responding()
+
+
+def read_anew(load: Callable[[], Settings], settings: Settings) -> Settings:
+    """Return the configuration that `load` returns, or the one before, loudly, where that cannot be used."""
     try:
         anew = load()
     except JailBridgeError as error:
@@ -130,7 +150,7 @@ def run_sensor(settings: Settings) -> None:
         raise FatalError('sensor.mode is "off": set it to "stealth" to detect scans')
     stop = Stop()
     account = privileges.account(settings.sensor.user)
-    with Supervisor() as supervisor, _signals(stop, threading.Event(), begins_anew=False):
+    with Supervisor() as supervisor, signals(stop, threading.Event(), begins_anew=False):
         writer = _history(settings)
         if account is not None and os.geteuid() == 0:
             writer.hand_over(account.uid, account.gid)
@@ -174,7 +194,9 @@ def _sensor(settings: Settings, ledger: Ledger | None = None) -> Sensor:
 
 
 @contextmanager
-def _signals(stop: Stop, wake: threading.Event, *, begins_anew: bool = True) -> Iterator[None]:
+def signals(stop: Stop, wake: threading.Event, *, begins_anew: bool = True) -> Iterator[None]:
+    """Have SIGTERM, SIGINT and SIGHUP end what runs, and say which it was."""
+
     def tell() -> None:
         stop.event.set()
         wake.set()

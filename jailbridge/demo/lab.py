@@ -70,6 +70,8 @@ conf = "{disk}/portsentry.conf"
 socket = "{run}/control.sock"
 [reconcile]
 interval = "5s"
+[respond]
+queue = "{disk}/respond.sqlite3"
 [stores.fail2ban]
 socket = "{run}/fail2ban.sock"
 {extra}

@@ -7,12 +7,13 @@ synchronous NORMAL, since their lines can be read again; an operator's are FULL.
 import fcntl
 import gc
 import json
+import logging
 import os
 import sqlite3
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from operator import attrgetter
@@ -21,11 +22,13 @@ from types import MappingProxyType
 from typing import Self
 
 from jailbridge.errors import FatalError, ParseError
+from jailbridge.ledger.damaged import Predecessors, set_aside
 from jailbridge.ledger.orders import Orders
 from jailbridge.ledger.places import Places
 from jailbridge.ledger.rows import (
     INSERT_BAN,
     ban_row,
+    feed_row,
     seen_row,
     to_bans,
     to_network,
@@ -35,11 +38,13 @@ from jailbridge.ledger.rows import (
     to_tombstone,
     to_unsigned,
 )
-from jailbridge.ledger.schema import connect, unsound
+from jailbridge.ledger.schema import DamagedLedger, connect, damaged, is_damage, unsound
 from jailbridge.ledger.story import Story, trim_tombstones
 from jailbridge.model.ban import Ban, EndReason, Sighting, Sightings, Tombstone
 from jailbridge.model.event import Evidence, TailPosition
 from jailbridge.model.network import Network, network_text, shown
+
+log = logging.getLogger("jailbridge.ledger")
 
 # Whoever reads the feed is seconds behind, not days; yet one command may end every ban that policy allows.
 FEED_KEPT = 200_000
@@ -64,10 +69,51 @@ class Ledger:
             self._load()
             self.story = Story(self._db, self._reading, self._transaction)
             self.places = Places(self._db, self.id, lambda: self._bans, self._reading, self._transaction)
-            self.orders = Orders(self._db, partial(self._transaction, durable=True))
-        except (sqlite3.DatabaseError, ParseError, ValueError, KeyError, OverflowError, TypeError):
+            writing = partial(self._transaction, durable=True)
+            self.orders = Orders(self._db, writing)
+            self.predecessors = Predecessors(self._db, path, self.orders, writing)
+        except (sqlite3.DatabaseError, ParseError, ValueError, KeyError, OverflowError, TypeError) as error:
             self._db.close()
-            raise unsound(path) from None
+            is_rows = not isinstance(error, sqlite3.Error) or is_damage(error)
+            raise (damaged(path) if is_rows else unsound(path)) from None
+
+    @classmethod
+    def held(cls, path: Path, *, create: bool = True) -> Self:
+        """Open and hold a ledger; a damaged one is set aside, loudly, and a new one begun. Raises FatalError."""
+        # Who may not look into its folder is told so below.
+        with suppress(PermissionError):
+            if create and not path.exists():
+                log.info("there is no ledger at %s: a new one begins, with what the stores hold", path)
+        with ExitStack() as stack:
+            try:
+                ledger = cls(path, create=create)
+            except DamagedLedger:
+                # Where none was ever held it is likelier that ledger.path names somebody else's file.
+                if not _lock_file(path).exists():
+                    raise
+                ledger = cls._in_place_of_damaged(path)
+                stack.callback(ledger.close)
+            else:
+                stack.callback(ledger.close)
+                ledger.hold()
+            ledger.predecessors.take_over()
+            stack.pop_all()
+        return ledger
+
+    @classmethod
+    def _in_place_of_damaged(cls, path: Path) -> Self:
+        with ExitStack() as stack:
+            holder = _hold(path)
+            stack.callback(os.close, holder)
+            try:
+                # Another process may have been quicker.
+                ledger = cls(path)
+            except DamagedLedger:
+                set_aside(path)
+                ledger = cls(path)
+            ledger._holder = holder
+            stack.pop_all()
+        return ledger
 
     def _load(self) -> None:
         # Asked first: what another process writes meanwhile is newer than what is read here.
@@ -100,22 +146,7 @@ class Ledger:
 
     def hold(self) -> None:
         """Become the one process that writes this ledger, until close. Raises FatalError that names the holder."""
-        lock = self.path.with_name(self.path.name + ".lock")
-        try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise FatalError(f"ledger {self.path} cannot be held: {lock}: {error.strerror}") from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "?"
-            os.close(descriptor)
-            raise FatalError(
-                f"another jailbridge (process {holder}) works on ledger {self.path}: wait, or stop it"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        self._holder = descriptor
+        self._holder = _hold(self.path)
         with self._reading():
             # Changes when another has written: https://www.sqlite.org/pragma.html#pragma_data_version
             if self._one("PRAGMA data_version") != self._version:
@@ -230,7 +261,7 @@ class Ledger:
             for ban in bans:
                 what = "change" if ban.network in self._bans or ban.network in made else "ban"
                 made[ban.network] = ban
-                changes.append((what, ban.network, ban.reason, to_seconds(ban.until)))
+                changes.append((what, ban, ban.reason, ban.until))
             self._tell(now, changes)
             self.places.doubt(made)
             self.story.seen(story, now)
@@ -272,7 +303,7 @@ class Ledger:
                     " bans = (bans + 1) * excluded.bans, logged = max(logged, excluded.logged)",
                     stones,
                 )
-                self._tell(now, [("unban", network, why.value, None) for network in ended])
+                self._tell(now, [("unban", self._bans[network], why.value, None) for network in ended])
                 changed.update(dict.fromkeys(ended))
         return ended
 
@@ -326,18 +357,22 @@ class Ledger:
         with self._reading():
             return int(self._one("SELECT coalesce(max(sequence), 0) FROM feed"))
 
-    def _tell(self, now: datetime, changes: Sequence[tuple[str, Network, str, float | None]]) -> None:
+    def _tell(self, now: datetime, changes: Sequence[tuple[str, Ban, str, datetime | None]]) -> None:
         if not changes:
             return
         stamp = now.timestamp()
         self._db.executemany(
-            "INSERT INTO feed (time, what, network, why, until) VALUES (?, ?, ?, ?, ?)",
-            [(stamp, what, network_text(network), why, until) for what, network, why, until in changes],
+            "INSERT INTO feed (time, what, network, why, until, origin, evidence, ports)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (stamp, what, network_text(ban.network), why, to_seconds(until), *feed_row(ban))
+                for what, ban, why, until in changes
+            ],
         )
         # The rest of the process hears of them from memory.
         first = self.last_change - len(changes) + 1
         del self._recent[:-RECENT]
-        self._recent += [(n, now, what, network, why) for n, (what, network, why, _) in enumerate(changes, first)]
+        self._recent += [(n, now, what, ban.network, why) for n, (what, ban, why, _) in enumerate(changes, first)]
 
     def _one(self, query: str) -> str:
         return str(self._db.execute(query).fetchone()[0])
@@ -384,6 +419,32 @@ class Ledger:
                 if isinstance(error, UnicodeEncodeError):
                     raise ParseError(f"{shown(error.object)} is not Unicode text: it cannot be recorded") from None
                 raise
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+def _hold(path: Path) -> int:
+    """Lock a ledger, be it there or not, for as long as the descriptor is open. Raises FatalError."""
+    lock = _lock_file(path)
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise FatalError(f"ledger {path} cannot be held: {lock}: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "?"
+        os.close(descriptor)
+        raise FatalError(f"another jailbridge (process {holder}) works on ledger {path}: wait, or stop it") from None
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        os.close(descriptor)
+        raise FatalError(f"ledger {path} cannot be held: {lock}: {error.strerror}") from None
+    return descriptor
 
 
 @contextmanager

@@ -39,6 +39,8 @@ class Places:
         self._ledger = ledger
         self._reading = reading
         self._writing = writing
+        # What a copy writes is an older writing to the ledger that it was made of.
+        self.is_copy = False
         self.forget()
 
     def forget(self) -> None:
@@ -65,20 +67,23 @@ class Places:
         *,
         boot: str,
         layout: int,
+        now: datetime,
         removed: Collection[Network] = (),
     ) -> Token:
         """Note that these bans are about to be written to a store; return the token to write last.
 
-        Until they are seen there again nothing is proven of any of them: what is cut short is nobody's wish.
+        Until they are seen there again nothing is proven of any of them: what is cut short is nobody's wish. Sequence
+        numbers follow the time, so that an older copy of this ledger does not give out once more those that were given
+        out after it was made.
 
         ends     until when the store itself is to hold each of them; None where it is told no end
         removed  those that are about to be taken out
         """
         with self._writing():
             placed = self._of(store)
-            sequence = self._sequence() + 1
+            sequence = max(self._sequence() + 1, 0 if self.is_copy else int(now.timestamp() * 1000))
             self._db.execute("UPDATE meta SET value = ? WHERE name = 'sequence'", (str(sequence),))
-            self._db.execute("INSERT OR REPLACE INTO attempt VALUES (?, ?)", (store, sequence))
+            self._db.execute("INSERT OR REPLACE INTO attempt VALUES (?, ?, ?)", (store, sequence, now.timestamp()))
             self._doubt(store, [*ends, *removed])
             told = self._told_ends(store) if len(ends) > FEW else ends
             again = [
@@ -184,16 +189,35 @@ class Places:
         return to_time(row[0]) if row is not None and row[0] is not None else None
 
     def token(self, store: str) -> Token | None:
-        """Return the last token that was read back from a store; None where none ever was."""
+        """Return the last token that was read back from a store; None where none ever was, or it is void."""
         with self._reading():
             row = self._db.execute("SELECT token FROM store WHERE name = ?", (store,)).fetchone()
         return Token.parse(row[0]) if row else None
+
+    def ever_written(self, store: str) -> bool:
+        """Tell whether a token of ours was ever read back from a store."""
+        with self._reading():
+            return self._db.execute("SELECT 1 FROM store WHERE name = ?", (store,)).fetchone() is not None
+
+    def void(self, store: str) -> None:
+        """Note that a store was written since its token was read back, and what it bears now proves nothing.
+
+        Else a copy with that token, from before, would show what was written since as taken out.
+        """
+        with self._writing():
+            self._db.execute("UPDATE store SET token = '' WHERE name = ?", (store,))
 
     def last_sequence(self, store: str) -> int:
         """Return the last sequence number that was given out in a token for a store; 0 where none ever was."""
         with self._reading():
             row = self._db.execute("SELECT sequence FROM attempt WHERE store = ?", (store,)).fetchone()
             return int(row[0]) if row else 0
+
+    def written(self, store: str) -> datetime | None:
+        """Return when a store was written last, as far as that is known."""
+        with self._reading():
+            row = self._db.execute("SELECT time FROM attempt WHERE store = ?", (store,)).fetchone()
+        return to_time(row[0]) if row is not None and row[0] is not None else None
 
     def _sequence(self) -> int:
         return int(self._db.execute("SELECT value FROM meta WHERE name = 'sequence'").fetchone()[0])

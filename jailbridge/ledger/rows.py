@@ -82,6 +82,12 @@ def seen_row(seen: Sightings | None) -> tuple[object, ...]:
     return seen.first.timestamp(), seen.last.timestamp(), seen.times, " ".join(seen.ports)
 
 
+def feed_row(ban: Ban) -> tuple[str, str | None, str | None]:
+    """Return the feed's columns origin, evidence, ports."""
+    ports = " ".join(ban.seen.ports) if ban.seen is not None else None
+    return ban.origin.value, ban.evidence.value if ban.evidence is not None else None, ports
+
+
 def to_bans(rows: Iterable[tuple[Any, ...]]) -> Iterator[Ban]:
     """Read whole rows of `ban`; equal texts, and a row's equal times, become one object.
 

@@ -77,11 +77,28 @@ MIGRATIONS = (
     -- whether a log line had led to the ban
     ALTER TABLE tombstone ADD COLUMN logged INTEGER NOT NULL DEFAULT 0;
     """,
+    """
+    -- whose ban was made, changed or ended, and what the logs had told of it then (ports between blanks)
+    ALTER TABLE feed ADD COLUMN origin TEXT;
+    ALTER TABLE feed ADD COLUMN evidence TEXT;
+    ALTER TABLE feed ADD COLUMN ports TEXT;
+    """,
+    """
+    -- when a store was written last
+    ALTER TABLE attempt ADD COLUMN time REAL;
+    """,
 )
 
 
+class DamagedLedger(FatalError):
+    """What is there was a ledger, and cannot be read any more."""
+
+
 def connect(path: Path, *, create: bool) -> sqlite3.Connection:
-    """Open the ledger file, bringing an older one up to date. Raises FatalError for what is not a ledger."""
+    """Open the ledger file, bringing an older one up to date.
+
+    Raises FatalError for what is not a ledger, DamagedLedger for what cannot be told from a torn one.
+    """
     try:
         exists = path.exists()
         if not exists and not create:
@@ -95,12 +112,11 @@ def connect(path: Path, *, create: bool) -> sqlite3.Connection:
         raise FatalError(f"ledger {path} cannot be opened: {reason}") from None
     try:
         _prepare(connection, path)
-    except sqlite3.OperationalError as error:
+    except sqlite3.Error as error:
         connection.close()
+        if is_damage(error):
+            raise damaged(path) from None
         raise FatalError(f"ledger {path} cannot be used: {error}") from None
-    except sqlite3.DatabaseError:
-        connection.close()
-        raise unsound(path) from None
     except FatalError:
         connection.close()
         raise
@@ -129,7 +145,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         version = _migrated(connection)
     connection.execute("INSERT OR IGNORE INTO meta VALUES ('id', ?), ('sequence', '0')", (secrets.token_hex(6),))
     if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-        raise unsound(path)
+        raise damaged(path)
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
@@ -157,9 +173,24 @@ def _migrated(connection: sqlite3.Connection) -> int:
     return version
 
 
+def is_damage(error: sqlite3.Error) -> bool:
+    """Tell whether it is the file that is at fault, and not the disk, the permissions or another process."""
+    # An extended code ends in its primary one (https://www.sqlite.org/rescode.html).
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
 def unsound(path: Path) -> FatalError:
-    """Return the error for a file that is there but is no ledger, or a torn one."""
-    return FatalError(
+    """Return the error for a file that is there but is no ledger."""
+    return FatalError(_unsound(path))
+
+
+def damaged(path: Path) -> DamagedLedger:
+    """Return the error for a file that is a torn ledger, for all that can be told."""
+    return DamagedLedger(_unsound(path))
+
+
+def _unsound(path: Path) -> str:
+    return (
         f"{path} is not a sound JailBridge ledger: move it away (bans in the stores are then taken over), "
         "restore a backup, or set ledger.path"
     )

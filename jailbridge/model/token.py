@@ -5,7 +5,9 @@ and a flush takes it away. Form: `jb1:LEDGER:BOOT:LAYOUT:SEQUENCE`.
 """
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Self
 
@@ -14,6 +16,8 @@ NO_BOOT = "-"
 _FORM = re.compile(
     rf"{PREFIX}:([0-9A-Za-z_.-]{{1,64}}):([0-9A-Za-z_.-]{{1,64}}):(0|[1-9][0-9]{{0,8}}):(0|[1-9][0-9]{{0,17}})"
 )
+# Sequence numbers from here on are times (of 2001 and later).
+_TIMES = 10**12
 
 
 class TokenState(StrEnum):
@@ -37,6 +41,18 @@ class Token:
     boot: str
     layout: int
     sequence: int
+
+    @property
+    def written(self) -> datetime | None:
+        """When it was given out: a sequence number is a time, in milliseconds, or the next after such a number.
+
+        None where it is neither: from before they were times, or a copy's.
+        """
+        if self.sequence < _TIMES:
+            return None
+        with suppress(ValueError, OverflowError, OSError):
+            return datetime.fromtimestamp(self.sequence / 1000, UTC)
+        return None
 
     def __str__(self) -> str:
         return f"{PREFIX}:{self.ledger}:{self.boot}:{self.layout}:{self.sequence}"

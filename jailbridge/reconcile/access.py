@@ -75,7 +75,8 @@ class Access:
             observation=None,
             placements=self._ledger.places.of(store.name),
             own_end=partial(self._ledger.places.own_end, store.name),
-            ever_written=recorded is not None,
+            ever_written=self._ledger.places.ever_written(store.name),
+            written=self._ledger.places.written(store.name),
             problem=backoff.problem,
         )
         if patient and self._clock() < backoff.not_before:
@@ -134,19 +135,22 @@ class Access:
         *,
         patient: bool = False,
         proving: bool = True,
+        renewing: bool = False,
     ) -> View:
         """Apply a store's own part of the changes, read it back, note what was seen; return the new view.
 
-        fitted   what the store should hold
-        patient  whether our rules may wait for their turn to be put in force again
-        proving  whether the store then holds what it should and nothing else, so that its token proves a later
-                 difference to be somebody's doing
+        fitted    what the store should hold
+        patient   whether our rules may wait for their turn to be put in force again
+        proving   whether the store then holds what it should and nothing else, so that its token proves a later
+                  difference to be somebody's doing
+        renewing  whether somebody's doing was found there: a copy from before it must not bear our newest token
         """
         if view.observation is None:
             return view
         turn = view.capabilities.turn
         own = [change for change in changes if change.store == view.name and change.action not in IN_LEDGER]
-        if not own and view.token is TokenState.CURRENT:
+        is_as_left = view.token is TokenState.CURRENT and not renewing
+        if not own and is_as_left:
             # What could not be written is not wanted any more.
             return self._mended(attached, view)
         # What was lost altogether is made anew at once.
@@ -156,7 +160,7 @@ class Access:
             else:
                 attached.hook_at = self._clock() + self._interval_s
         proving = proving and (turn is None or len(own) <= turn)
-        if not own and (not proving or view.token is TokenState.CURRENT):
+        if not own and (not proving or is_as_left):
             return view
         view = self._apply(attached, view, own[:turn], now, proving=proving)
         return self._mended(attached, self.note(view, fitted, judged=False)) if view.observation is not None else view
@@ -175,8 +179,9 @@ class Access:
             return True
         # Not known until it is written and on record.
         attached.shelf = None
+        token = self._attempt(attached, own, now)
         try:
-            token, rejections = self._write(attached, own, now, expected=shelf.token)
+            rejections = self._write(attached, own, token, now, expected=shelf.token)
         except Drifted:
             return False
         except (RetryLater, FatalError) as error:
@@ -185,6 +190,8 @@ class Access:
         done = shelf.note(own, rejections)
         shelf.token, shelf.proven = str(token), proving
         self._acknowledged(attached, done, token if proving else None)
+        if not proving:
+            self._ledger.places.void(attached.store.name)
         attached.shelf = shelf
         return True
 
@@ -247,8 +254,9 @@ class Access:
         is_certain = seen.token is TokenState.CURRENT and all(change.action is not Action.HOOK for change in own)
         if seen.observation is not None and (shelf is not None or is_certain):
             expected = seen.observation.token
+        token = self._attempt(attached, own, now)
         try:
-            token, rejections = self._write(attached, own, now, expected=expected)
+            rejections = self._write(attached, own, token, now, expected=expected)
         except (RetryLater, FatalError) as error:
             if shelf is not None and isinstance(error, Drifted):
                 raise
@@ -264,11 +272,12 @@ class Access:
         if proving:
             self._ledger.places.confirm(attached.store.name, (), (), token)
             view = replace(view, token=TokenState.CURRENT)
+        else:
+            self._ledger.places.void(attached.store.name)
         return view
 
-    def _write(
-        self, attached: Attached, own: Sequence[Change], now: datetime, *, expected: str | None
-    ) -> tuple[Token, Sequence[Rejection]]:
+    def _attempt(self, attached: Attached, own: Sequence[Change], now: datetime) -> Token:
+        """Note what is about to be written. Raises FatalError: a ledger that cannot be is no store's problem."""
         store = attached.store
         keeps_ends = store.capabilities.ends
         written = {
@@ -276,13 +285,19 @@ class Access:
             for c in own
             if c.action in {Action.ADD, Action.UPDATE} and c.network is not None
         }
-        token = self._ledger.places.attempt(
+        return self._ledger.places.attempt(
             store.name,
             written,
             boot=self._boot_of(store),
             layout=store.capabilities.layout,
+            now=now,
             removed=[c.network for c in own if c.action is Action.REMOVE and c.network is not None],
         )
+
+    def _write(
+        self, attached: Attached, own: Sequence[Change], token: Token, now: datetime, *, expected: str | None
+    ) -> Sequence[Rejection]:
+        store = attached.store
         rejections = store.apply(own, token, now, expected=expected)
         attached.write_at = self._clock() + store.capabilities.pause_s
         refused = {rejection.change for rejection in rejections}
@@ -291,7 +306,7 @@ class Access:
         self._tell(store.name, done)
         for rejection in rejections:
             log.error("store=%s refused action=%s: %s", store.name, rejection.change.action, rejection.why)
-        return token, rejections
+        return rejections
 
     def _tell(self, store: str, done: Sequence[Change]) -> None:
         level = logging.INFO if len(done) <= TOLD else logging.DEBUG

@@ -66,11 +66,13 @@ class Controller:
         brake: Brake | None = None,
         interval_s: float = 30.0,
         traces: Sequence[Traces] = (),
+        today: Callable[[], datetime] | None = None,
     ) -> None:
         """Take over the stores, which are written in this order.
 
         interval_s  how long a store is believed at the least before it is read again
         traces      where PortSentry leaves its own marks
+        today       the time by the clock, where the `now` of a call may be held back so that nothing ends
         """
         self._clearing = Clearing(ledger, traces, clock)
         self._brake = brake
@@ -79,6 +81,7 @@ class Controller:
         self._stores = {attached.store.name: attached for attached in stores}
         self._rules = rules
         self._exemptions = exemptions
+        self._today = today
         self._clock = clock
         self._access = Access(ledger, boot, clock, interval_s)
         self._last_exemptions: Exemptions | None = None
@@ -88,6 +91,8 @@ class Controller:
         self._heard = -1
         self._masks: Exemptions | None = None
         self._was_paused = False
+        # Stores that another ledger wrote last, as far as that was told.
+        self._newer = set[str]()
 
     @property
     def stores(self) -> tuple[str, ...]:
@@ -170,6 +175,7 @@ class Controller:
         views = [self._access.look(a, now, patient=patient, believing=believing) for a in self._chosen(only)]
         # A pass that is cut short is made again: until it is over, nothing can be carried.
         self._heard = -1
+        self._tell_who_is_newer(views)
         # Those of one moment, or what came in between would never be noticed.
         exemptions = self._exemptions()
         first = self._outcome(views, self._wanted(now, exemptions), now, exemptions, forced=forced)
@@ -196,7 +202,8 @@ class Controller:
             # Our token would make it ours, and what nobody could decide on would be nobody's.
             return view
         fitted = found.desired.fit(view.capabilities)
-        return self._access.settle(self._stores[view.name], view, found.plan.changes, fitted, now, patient=patient)
+        attached, heard = self._stores[view.name], bool(found.adopted[view.name] or found.unbanned[view.name])
+        return self._access.settle(attached, view, found.plan.changes, fitted, now, patient=patient, renewing=heard)
 
     def carry(self, now: datetime, *, patient: bool) -> bool:
         """Carry to the stores what has changed in the ledger since, without reading them.
@@ -291,6 +298,15 @@ class Controller:
                 log.error(what, name, len(waiting))
         self._undecided = found.undecided
 
+    def _tell_who_is_newer(self, views: Iterable[View]) -> None:
+        """Say, once for as long as it lasts, that this ledger does not know all that a store may hold."""
+        newer = [view.name for view in views if view.is_newer_than_ledger]
+        for name in newer:
+            if name not in self._newer:
+                what = "store=%s bears the mark of another ledger: this one is new, an older copy, or another host's;"
+                log.warning(what + " bans found there are taken over", name)
+        self._newer = (self._newer - {view.name for view in views}) | {*newer}
+
     def _wanted(self, now: datetime, exemptions: Exemptions | None) -> Desired:
         self._last_exemptions = exemptions = exemptions if exemptions is not None else self._last_exemptions
         if self._ledger.paused(now):
@@ -313,6 +329,8 @@ class Controller:
         forced: bool = False,
     ) -> Outcome:
         paused = self._ledger.paused(now)
+        # What is found is not held back: else it would be of a time to come, or last until a time that has passed.
+        today = max(now, self._today()) if self._today is not None else now
 
         def is_settled(observed: ObservedBan, exactly: bool) -> bool:
             if exemptions is not None and exemptions.find(observed.network) is not None:
@@ -326,20 +344,22 @@ class Controller:
             if exactly and (tombstone.network != observed.network or tombstone.why not in BY_PERSONS):
                 return False
             # Of a time that is yet to come (the clock was set back since) nobody knows when it was.
-            return (exactly and observed.since > now) or tombstone.predates(observed.since)
+            return (exactly and observed.since > today) or tombstone.predates(observed.since)
 
         def adopt(observed: ObservedBan, store: str) -> Decision:
             past = Past(
                 standing=self._ledger.covering(observed.network),
                 tombstone=self._ledger.tombstone(observed.network),
             )
-            return adopted(observed, store, past, self._rules, exemptions or Exemptions(), now)
+            if observed.until is not None and self._stores[store].store.capabilities.ends:
+                # It told how long yet.
+                observed = observed._replace(until=observed.until + (today - now))
+            return adopted(observed, store, past, self._rules, exemptions or Exemptions(), today)
 
         room = self._brake.left() if self._brake is not None else sys.maxsize
         may_adopt = exemptions is not None and not paused
-        return outcome(
-            wanted, views, is_settled, adopt if may_adopt else None, now, room=room, forced=forced and may_adopt
-        )
+        policy = adopt if may_adopt else None
+        return outcome(wanted, views, is_settled, policy, now, today=today, room=room, forced=forced and may_adopt)
 
     def _note_desired(self, desired: Desired, now: datetime) -> None:
         """Begin anew what changes are carried against."""

@@ -42,6 +42,7 @@ class View:
     """One store as the planner sees it; `observation` None is a store out of reach, `problem` says why.
 
     own_end      tells what end of its own a store that keeps ends was last given for a ban, None for none
+    written      when this ledger wrote it last, None where that is not known: of what is younger it knows nothing
     held_before  how many bans the reading before this one found, None where there was none
     is_believed  whether it was not read now: this is what it should show by what is known
     """
@@ -57,6 +58,7 @@ class View:
     is_believed: bool = False
     token: TokenState = TokenState.ABSENT
     ever_written: bool = True
+    written: datetime | None = None
 
     @property
     def is_newer_than_ledger(self) -> bool:

@@ -3,8 +3,10 @@
 A wish  a ban confirmed in a store is gone from it, the token is current, and external = adopt: somebody ended it. Not
         where the store's own end for it had come (unless the clock was set back since: it has stood for its time), nor
         where more than WISHES of what it held is gone at once.
-A find  a ban that the ledger does not know stands in a store whose token is current, with external = adopt; or in a
-        store that another ledger wrote last, or this one never did, whatever external says.
+A find  a ban that the ledger does not know stands in a store with external = adopt, and its token is current, or the
+        ban is younger than what this ledger wrote there last (the token is lost at a restart; then the ledger may be
+        an older copy, or nobody was there to notice); or it stands in a store that another ledger wrote last, or this
+        one never did, whatever external says.
 A loss  everything else that is missing.
 
 Verdicts of all stores are collected before any store is diffed against what is then desired, so one pass never undoes
@@ -20,7 +22,7 @@ from datetime import datetime
 from jailbridge.model.ban import Ban, Decision
 from jailbridge.model.network import Network, NetworkSet
 from jailbridge.model.plan import Action, Change, External, ObservedBan, Placement, Plan, StoreSummary
-from jailbridge.model.token import TokenState
+from jailbridge.model.token import Token, TokenState
 from jailbridge.reconcile.diff import Desired, View, differences, has_run_out
 
 # Of what a store held so many bans may be taken out at once by a person; more is an accident.
@@ -53,6 +55,7 @@ def outcome(
     adopt: Callable[[ObservedBan, str], Decision] | None,
     now: datetime,
     *,
+    today: datetime | None = None,
     room: int = sys.maxsize,
     forced: bool = False,
 ) -> Outcome:
@@ -62,6 +65,7 @@ def outcome(
                 a store that is newer than the ledger only what a person ended, that very network, counts
     adopt       policy's decision on a ban found in a store and unknown to the ledger; None while policy cannot decide:
                 then such bans are left as they are
+    today       the time by the clock, where `now` is held back so that nothing ends
     room        how many bans may be adopted because a person (or fail2ban, from a log) put them there: the brake. The
                 others are left as they are. What another ledger wrote is not braked: it is not news.
     forced      nothing is braked, and whatever is gone where a wish can be is a wish
@@ -77,10 +81,10 @@ def outcome(
     known = wanted
     for view in views:
         left = sys.maxsize if forced else room - braked
-        adopted[view.name], undecided[view.name] = _finds(view, known, is_settled, adopt, left)
+        adopted[view.name], undecided[view.name] = _finds(view, known, is_settled, adopt, today or now, left)
         if bans := adopted[view.name]:
             known = Desired({**known.bans, **{ban.network: ban for ban in bans}})
-            braked += len(bans) if _is_persons(view) else 0
+            braked += 0 if view.is_anothers else len(bans)
             changes += [Change(view.name, Action.ADOPT, ban.network, ban.reason, ban.until) for ban in bans]
     ended = {network for networks in unbanned.values() for network in networks}
     desired = Desired({n: ban for n, ban in known.bans.items() if n not in ended}) if ended else known
@@ -113,6 +117,7 @@ def _finds(
     known: Desired,
     is_settled: Callable[[ObservedBan, bool], bool],
     adopt: Callable[[ObservedBan, str], Decision] | None,
+    now: datetime,
     room: int,
 ) -> tuple[Sequence[Ban], Set[Network]]:
     """Return the bans to adopt from a store, and those that it holds and nobody can decide on now.
@@ -121,18 +126,27 @@ def _finds(
     """
     taken: list[Ban] = []
     undecided: set[Network] = set()
-    consulted = adopt is None or _is_persons(view) or view.is_anothers
-    for observed in _strangers(view, known) if consulted else ():
-        network = observed.network
+    for observed in _strangers(view, known):
+        network, is_news = observed.network, _is_news(observed, view, now)
+        if not (is_news or view.is_anothers or adopt is None):
+            continue
         if known.index.covering(network) is not None:
             continue
-        if is_settled(observed, view.is_newer_than_ledger):
+        if is_settled(_dated(observed, view), view.is_newer_than_ledger):
             continue
-        if adopt is None or (_is_persons(view) and len(taken) >= room):
+        if adopt is None or (is_news and len(taken) >= room):
             undecided.add(network)
         elif (ban := adopt(observed._replace(since=None) if view.is_anothers else observed, view.name).ban) is not None:
             taken.append(ban)
     return tuple(taken), undecided
+
+
+def _dated(observed: ObservedBan, view: View) -> ObservedBan:
+    """Return a ban that another ledger wrote with the time of that writing, where the store does not tell its own."""
+    if observed.since is not None or not view.is_newer_than_ledger or view.observation is None:
+        return observed
+    token = Token.parse(view.observation.token)
+    return observed._replace(since=token.written if token is not None else None)
 
 
 def _strangers(view: View, known: Desired) -> Sequence[ObservedBan]:
@@ -149,6 +163,16 @@ def _strangers(view: View, known: Desired) -> Sequence[ObservedBan]:
 def _is_persons(view: View) -> bool:
     """Tell whether what differs in a store is a person's doing, and means something there."""
     return view.token is TokenState.CURRENT and view.external is External.ADOPT
+
+
+def _is_news(observed: ObservedBan, view: View, now: datetime) -> bool:
+    """Tell whether somebody has put a ban into a store of ours since, though nothing may vouch for the rest of it."""
+    if view.is_anothers or view.external is not External.ADOPT:
+        return False
+    if view.token is TokenState.CURRENT:
+        return True
+    # Of a time that is yet to come (the clock was set back since) nobody knows when it was.
+    return observed.since is not None and view.written is not None and view.written < observed.since <= now
 
 
 def _summary(view: View, desired: int) -> StoreSummary:

@@ -5,12 +5,13 @@ It is taken away once the present backend is in force. Only what bears our name 
 
 import shutil
 from collections.abc import Iterator
+from itertools import product
 
 from jailbridge import process
 from jailbridge.config.settings import FirewallBackend
 from jailbridge.stores.ipset_text import SETS
 from jailbridge.stores.nft_sets import TABLE
-from jailbridge.stores.xtables_rules import CHAIN, JUMP, Family, Table, parse_table, words_of
+from jailbridge.stores.xtables_rules import BARE_JUMP, CHAIN, JUMP, Family, Table, parse_table, words_of
 
 # 100,000 rules are listed in 1 s, and the daemon waits meanwhile.
 TIMEOUT_S = 10.0
@@ -28,9 +29,9 @@ def clear(present: FirewallBackend) -> Iterator[str]:
             table = _table(tool)
             if CHAIN not in table:
                 continue
-            for chain, rules in table.items():
-                for _ in range(rules.count(words_of(JUMP))):
-                    _do(tool, "-w", "-D", chain, *words_of(JUMP))
+            for chain, jump in product(table, (JUMP, BARE_JUMP)):
+                for _ in range(table[chain].count(words_of(jump))):
+                    _do(tool, "-w", "-D", chain, *words_of(jump))
             # Where another's rule leads to it the chain stays, empty.
             _do(tool, "-w", "-F", CHAIN)
             if _do(tool, "-w", "-X", CHAIN):

@@ -17,8 +17,10 @@ import ctypes
 import errno
 import fcntl
 import functools
+import grp
 import logging
 import os
+import pwd
 import signal
 import stat
 import sys
@@ -178,6 +180,8 @@ class ReplacedFile:
             _sync_folder(target.parent)
         except BlockingIOError:
             raise RetryLater(f"another jailbridge is writing {self.path}") from None
+        except _Foreign as why:
+            raise RetryLater(f"{self.path} is left as it is: {why}") from None
         except OSError as error:
             raise RetryLater(f"{self.path} cannot be written: {error.strerror}") from None
         return sign
@@ -210,6 +214,25 @@ class ReplacedFile:
             return None
         new = whole + left[len(content) :] if left.startswith(content) else self._with_late(left)
         return _Late(ours=text, old=whole, new=new)
+
+
+class _Foreign(Exception):
+    """A file's owner or group that a new one cannot have."""
+
+
+def _whose(status: os.stat_result, drafted: os.stat_result) -> str:
+    """Say whose the old file is, by name or number, and what to do where the new one cannot be theirs."""
+    owner, group = str(status.st_uid), str(status.st_gid)
+    with contextlib.suppress(KeyError):
+        owner = pwd.getpwuid(status.st_uid).pw_name
+    with contextlib.suppress(KeyError):
+        group = grp.getgrgid(status.st_gid).gr_name
+    remedy = "chown root it"
+    if status.st_uid == drafted.st_uid:
+        # To a group of its own a process may give its files without a capability (chown(2)).
+        needed = f'"SupplementaryGroups={group}" and "SystemCallFilter=@chown"'
+        remedy = f"chgrp root it, or give the service {needed} in a drop-in (systemctl edit)"
+    return f"it belongs to {owner}:{group}, to whom this process may give no file: {remedy}"
 
 
 @contextlib.contextmanager
@@ -258,9 +281,12 @@ def _write(draft: FileIO, text: bytes, old: FileIO | None) -> None:
         os.fchmod(draft.fileno(), 0o644)
     else:
         status, drafted = os.fstat(old.fileno()), os.fstat(draft.fileno())
-        # A hardened service may not, and most often need not.
+        # A hardened service may not, and most often need not. Rather not written than another's to read or write.
         if (drafted.st_uid, drafted.st_gid) != (status.st_uid, status.st_gid):
-            os.fchown(draft.fileno(), status.st_uid, status.st_gid)
+            try:
+                os.fchown(draft.fileno(), status.st_uid, status.st_gid)
+            except PermissionError:
+                raise _Foreign(_whose(status, drafted)) from None
         os.fchmod(draft.fileno(), stat.S_IMODE(status.st_mode))
         # Not every file system has them, and not each may be written.
         with contextlib.suppress(OSError):

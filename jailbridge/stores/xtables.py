@@ -112,8 +112,7 @@ class Xtables:
     def touched(self) -> bool:
         """Tell whether another may have changed our part since the last read or write; never raises.
 
-        Costs a system call or two, and a reading only where something in the firewall did change. On a legacy host
-        the kernel tells numbers and sizes: a rule exchanged for one of the same size is seen by a reading only.
+        Costs a system call or two, and a reading only where something in the firewall did change.
         """
         if self._left is None:
             return True

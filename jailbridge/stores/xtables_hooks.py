@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from jailbridge.config.settings import AFTER, Chain
+from jailbridge.config.fields import AFTER
+from jailbridge.config.settings import Chain
 from jailbridge.model.network import shown
-from jailbridge.stores.xtables_rules import JUMP, Do, Family, Step, Table, Words, words_of
+from jailbridge.stores.xtables_rules import BARE_JUMP, JUMP, Do, Family, Step, Table, Words, words_of
 
 # After these no packet comes to the next rule. Everything else is taken for a target that lets it go on, like LOG.
 _FINAL = frozenset({"ACCEPT", "DROP", "REJECT", "RETURN", "QUEUE", "NFQUEUE", "TARPIT", "DELUDE", "CHAOS", "STEAL"})
+_OURS, _BARE = words_of(JUMP), words_of(BARE_JUMP)
 
 
 class Unhooked(NamedTuple):
@@ -31,11 +33,11 @@ def hook_steps(table: Table, chains: Sequence[str], hook: str) -> list[Step]:
     """Return the steps that have our chain reached from each of `chains` where it can be, and from no other."""
     steps = []
     for chain in (chain.value for chain in Chain if chain in table):
-        ours = table[chain].count(words_of(JUMP))
         is_wanted = chain in chains
         if is_wanted and _unreached(table, chain, hook) is None:
             continue
-        steps += [Step(do=Do.DELETE, chain=chain, rule=JUMP)] * ours
+        for jump in (JUMP, BARE_JUMP):
+            steps += [Step(do=Do.DELETE, chain=chain, rule=jump)] * table[chain].count(words_of(jump))
         if is_wanted and (position := _place(table, chain, hook)) is not None:
             steps.append(Step(do=Do.INSERT, chain=chain, rule=JUMP, position=position))
     return steps
@@ -58,7 +60,7 @@ def unhooked(tables: Mapping[Family, Table], chains: Sequence[str], hook: str) -
         found += [
             Unhooked(family=family, chain=chain, why="our rules are reached from here, and should not")
             for chain in Chain
-            if chain not in chains and words_of(JUMP) in table.get(chain, ())
+            if chain not in chains and not {_OURS, _BARE}.isdisjoint(table.get(chain, ()))
         ]
     return found
 
@@ -66,7 +68,7 @@ def unhooked(tables: Mapping[Family, Table], chains: Sequence[str], hook: str) -
 def _unreached(table: Table, chain: str, hook: str) -> str | None:
     """Return why packets in this chain do not come to ours, None where they do."""
     rules = table[chain]
-    ours = [n for n, words in enumerate(rules) if words == words_of(JUMP)]
+    ours = [n for n, words in enumerate(rules) if words in {_OURS, _BARE}]
     first = _first_place(rules, hook)
     if first is None:
         return f"no rule there jumps to {_anchor(hook)} or has it as its comment: add one, or set another hook"
@@ -74,12 +76,14 @@ def _unreached(table: Table, chain: str, hook: str) -> str | None:
         return f"a rule for everything, `{_shown(blocking)}`, stands before the place of ours"
     if len(ours) != 1:
         return "more than one rule leads to ours" if ours else "no rule leads to ours"
+    if rules[ours[0]] != _OURS:
+        return "the rule that leads to ours has lost its comment"
     return f"our rule stands before {_anchor(hook)}" if ours[0] < first else None
 
 
 def _place(table: Table, chain: str, hook: str) -> int | None:
     """Return where our jump belongs, counted from 1 in the chain without it; None where it cannot be put."""
-    rules = [words for words in table[chain] if words != words_of(JUMP)]
+    rules = [words for words in table[chain] if words not in {_OURS, _BARE}]
     first = _first_place(rules, hook)
     if first is None or _blocking(table, rules[:first]) is not None:
         return None
@@ -91,7 +95,7 @@ def _first_place(rules: Sequence[Words], hook: str) -> int | None:
     if not hook.startswith(AFTER):
         return 0
     anchor = _anchor(hook)
-    named = [n for n, words in enumerate(rules) if words != words_of(JUMP) and _names(words, anchor)]
+    named = [n for n, words in enumerate(rules) if words not in {_OURS, _BARE} and _names(words, anchor)]
     return named[-1] + 1 if named else None
 
 

@@ -66,6 +66,8 @@ class Rule(NamedTuple):
 
 
 JUMP = Rule(target=CHAIN, comment="jailbridge")
+# What nft(8) makes of it, which lists rules of iptables without their comments, where its listing is loaded again.
+BARE_JUMP = JUMP._replace(comment=None)
 
 
 class Do(StrEnum):

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from jailbridge.config.settings import PATTERN, Watch
+from jailbridge.config.fields import PATTERN
+from jailbridge.config.settings import Watch
 from jailbridge.tailer.opened import identity
 from jailbridge.tailer.pattern import matcher
 

@@ -82,6 +82,12 @@ def test_a_foreign_rule_whose_comment_has_line_breaks_is_neither_ours_nor_a_hind
     assert list(leftovers.clear(FirewallBackend.NFTABLES)) == []
 
 
+def test_a_jump_that_lost_its_comment_is_taken_away(own_network: Callable[[], None]) -> None:
+    filled(FirewallBackend.IPTABLES)
+    assert process.run(["iptables", "-A", "INPUT", "-j", CHAIN]).code == 0
+    assert list(leftovers.clear(FirewallBackend.NFTABLES)) == [f"the chain {CHAIN} of {one}" for one in Family]
+
+
 def test_anothers_rule_that_leads_to_our_chain_stays_and_the_chain_is_empty(own_network: Callable[[], None]) -> None:
     filled(FirewallBackend.IPTABLES)
     assert process.run(["iptables", "-A", "FORWARD", "-s", "203.0.113.9", "-j", CHAIN]).code == 0

@@ -356,6 +356,21 @@ def test_a_token_in_one_family_only_is_none(tables: Tables, kind: Kind) -> None:
     assert held(store) == {"192.0.2.7"}
 
 
+@pytest.mark.parametrize("family", Family)
+def test_a_ruleset_that_went_through_nft_has_no_rule_of_ours_twice(family: Family) -> None:
+    """`nft list ruleset` shows rules of iptables without their comments; some hosts save and load with it."""
+    store = IptablesStore(settings(chains=["INPUT", "FORWARD"]), kind="nft")
+    apply(store, 1, "192.0.2.7", "2001:db8::7")
+    tables = Tables("nft")
+    before = tables.rules(family)
+    done("nft", "-f", "-", given=f"flush ruleset\n{done('nft', 'list', 'ruleset')}")
+    assert tables.rules(family) != before
+    assert not store.observe(now()).enforcing
+    apply(store, 1, "192.0.2.7", "2001:db8::7")
+    assert tables.rules(family) == before
+    assert store.observe(now()).enforcing
+
+
 # touched
 
 
@@ -385,6 +400,25 @@ def test_our_own_writing_touches_nothing_and_others_does(tables: Tables, kind: K
         assert store.touched(), "until it is read"
         apply(store, number, "192.0.2.7", "2001:db8::7", "192.0.2.8")
         assert not store.touched(), words
+
+
+@pytest.mark.parametrize("family", Family)
+def test_a_ban_in_the_place_of_another_is_noticed(tables: Tables, kind: Kind, family: Family) -> None:
+    store = IptablesStore(settings(), kind=kind)
+    apply(store, 1, "192.0.2.7", "2001:db8::7")
+    tables.run(family, "-R", "jailbridge", "1", "-s", {4: "192.0.2.8", 6: "2001:db8::8"}[family.version], "-j", "DROP")
+    assert store.touched()
+
+
+def test_what_rules_count_touches_nothing(tables: Tables, kind: Kind) -> None:
+    store = IptablesStore(settings(), kind=kind)
+    done("ip", "link", "set", "lo", "up")
+    apply(store, 1, "192.0.2.7")
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with socket.socket(family, socket.SOCK_DGRAM) as sending:
+            sending.sendto(b"", (address, 9))
+    assert "[0:0] -A INPUT -i lo -j ACCEPT" not in done(f"iptables-{kind}-save", "-c")
+    assert not store.touched()
 
 
 def test_touched_never_raises(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,11 +30,13 @@ from jailbridge.demo.lab import ATTACKER, ATTACKER6, HOST, HOST6, INNOCENT
 from jailbridge.process import Result, Running
 
 CHECKOUT = Path(__file__).parents[2]
+UNPACKED = CHECKOUT / ".programs"
 OPT = "/opt/jailbridge"
 UNITS = Path("/etc/systemd/system")
 # Overlay needs a file system that keeps trusted attributes.
 DISKS = Path("/var/tmp")
 INNOCENT6 = "2001:db8:1::20"
+CLOCK_IS_RIGHT = "/etc/tmpfiles.d/guest-clock.conf"
 _COMMANDS = ("ip", "mount", "nsenter", "pivot_root", "setpriv", "systemctl", "unshare")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -58,6 +60,10 @@ _FILES = {
     # The stock sshd jail has no log to read; without it the stock configuration starts.
     "/etc/fail2ban/jail.local": "[sshd]\nenabled = false\n",
     "/etc/systemd/journald.conf.d/guest.conf": "[Journal]\nStorage=persistent\nReadKMsg=no\nAudit=no\n",
+    # A Python's own library may lie in a home, which units do not see: this machine's would be taken in its place.
+    "/etc/systemd/system.conf.d/guest.conf": f"[Manager]\nDefaultEnvironment=LD_LIBRARY_PATH={OPT}/python/lib\n",
+    # The clock is this machine's, and nothing inside sets it: what says that it is right is there from the start.
+    CLOCK_IS_RIGHT: "f /run/systemd/timesync/synchronized\n",
     # As ifupdown and networkd do: what must be in force before the network is up comes before network-pre.target.
     "/etc/systemd/system/guest-network.service": f"""\
 [Unit]
@@ -213,10 +219,22 @@ class Guest:
         file.write_text(text, encoding="utf-8")
         file.chmod(mode)
 
+    def add(self, *paths: str) -> None:
+        """Put in, while the guest is off, files and folders of what packaging/prepare has only unpacked.
+
+        What it has not unpacked is installed on this machine, and so in the guest, too.
+        """
+        for path in (one for one in paths if (UNPACKED / one).exists()):
+            # /lib is a link, which must not be hidden.
+            target = self.path(f"usr/{path}" if path.startswith("lib/") else path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _done("cp", "-a", str(UNPACKED / path), str(target))
+
     def enable(self, unit: str) -> None:
         """Do what `systemctl enable` does, while the guest is off."""
         own, stock = self.path(f"{UNITS}/{unit}"), Path("/lib/systemd/system", unit)
-        text = (own if own.exists() else stock).read_text(encoding="utf-8")
+        added = self.path(f"usr{stock}")
+        text = next(path for path in (own, added, stock) if path.exists()).read_text(encoding="utf-8")
         for target in " ".join(re.findall(r"^WantedBy=(.*)$", text, re.MULTILINE)).split():
             wants = self.path(f"{UNITS}/{target}.wants")
             wants.mkdir(exist_ok=True)

@@ -1,6 +1,7 @@
 """Our units as systemd itself judges them, without running it: their syntax, their order at boot, their exposure."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,15 +9,17 @@ from pathlib import Path
 import pytest
 
 from jailbridge import process
-from jailbridge.service_files import DAEMON, RESTORE, SENSOR, UNITS, render
+from jailbridge.service_files import DAEMON, RESPOND, RESTORE, SENSOR, SETS, UNITS, render
 
 pytestmark = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="needs systemd-analyze (apt install systemd)"
 )
 
 TIMEOUT_S = 60.0
+DOCS = Path(__file__).parents[2] / "docs" / "services.md"
 # Exposure 2.0, in systemd-analyze's own tenths; what restores may load the kernel's modules of iptables.
-EXPOSURE = {SENSOR: 20, DAEMON: 20, RESTORE: 26}
+# What answers runs an administrator's commands as root, which may be setuid.
+EXPOSURE = {SENSOR: 20, DAEMON: 20, RESTORE: 26, SETS: 20, RESPOND: 45}
 # What others order around the network, as their packages have it; each is wanted, so that its job is in the boot.
 EARLY = "[Unit]\nDefaultDependencies=no\nWants=network-pre.target\nBefore=network-pre.target shutdown.target\n"
 SERVICE = "[Service]\nType=oneshot\nExecStart=/bin/true\n"
@@ -41,7 +44,7 @@ Verify = Callable[[Mapping[str, str]], str]
 def units() -> dict[str, str]:
     """Ours, by name; systemd-analyze looks whether there is what they call."""
     texts = render(["/bin/true"])
-    return {unit: texts[f"etc/systemd/system/{unit}"] for unit in UNITS}
+    return {unit: texts[f"etc/systemd/system/{unit}"] for unit in (*UNITS, SETS)}
 
 
 @pytest.fixture
@@ -83,7 +86,7 @@ def test_an_unknown_option_would_be_seen(units: dict[str, str], verify: Verify) 
     assert "ProtectEverything" in verify(units)
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", EXPOSURE)
 def test_the_exposure_is_small(unit: str, units: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / unit
     path.write_text(units[unit])
@@ -92,6 +95,19 @@ def test_the_exposure_is_small(unit: str, units: dict[str, str], tmp_path: Path)
         timeout_s=TIMEOUT_S,
     )
     assert done.code == 0, done.out or done.err
+
+
+def test_systemd_takes_the_drop_ins_that_we_tell_people_of(
+    units: dict[str, str], verify: Verify, tmp_path: Path
+) -> None:
+    dropins = re.findall(r"^```ini\n(.*?)^```$", DOCS.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    for unit in UNITS:
+        for n, text in enumerate(dropins):
+            dropin = tmp_path / f"{unit}.d" / f"{n}.conf"
+            dropin.parent.mkdir(exist_ok=True)
+            dropin.write_text(text)
+    assert len(dropins) == 3
+    assert verify(units) == ""
 
 
 def test_nothing_requires_the_early_unit_and_it_has_a_time_limit(units: dict[str, str]) -> None:

@@ -87,7 +87,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(chosen=st.lists(networks, max_size=4))
     def place(self, chosen: list[Network]) -> None:
-        self.ledger.places.attempt("store", dict.fromkeys(chosen), boot="-", layout=1)
+        self.ledger.places.attempt("store", dict.fromkeys(chosen), boot="-", layout=1, now=self.now)
         # What is about to be written again is not proven until it is seen again.
         self.places |= dict.fromkeys(chosen, Placement.ATTEMPTED)
 

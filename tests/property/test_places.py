@@ -37,7 +37,7 @@ def test_what_was_placed_is_read_back(
         with Ledger(path) as ledger:
             ledger.record(map(ban, sorted(banned)), now=NOW)
             ends = {network: NOW + timedelta(hours=1) if network in timed else None for network in attempted}
-            ledger.places.attempt("firewall", ends, boot="-", layout=1)
+            ledger.places.attempt("firewall", ends, boot="-", layout=1, now=NOW)
             ledger.places.confirm("firewall", present, absent, None)
             ledger.end(ended, EndReason.OPERATOR, now=NOW)
             ledger.places.miss("firewall", doubted)

@@ -503,3 +503,81 @@ def test_what_stayed_under_the_cover_of_a_ban_goes_with_it_where_a_full_store_gi
         machine.what_only_we_change_is_carried_without_reading(changes=[(last, None, True)])
     finally:
         machine.teardown()
+
+
+@pytest.mark.parametrize("name", ["fail2ban", "hosts_deny"])
+def test_a_copy_from_before_a_persons_change_does_not_undo_it(name: str) -> None:
+    machine, network, other = ReconcileMachine(), NETWORKS[4], NETWORKS[3]
+    try:
+        machine.begin(chosen={other})
+        machine.settle_all()
+        machine.something_happens_to_a_store(name=name, what="saved")
+        machine.a_person_adds_or_removes(name=name, network=network, ago=None)
+        machine.settle_all()
+        machine.something_happens_to_a_store(name=name, what="loaded")
+        machine.settle_all()
+        assert network in machine.ledger.bans(), "a loss was taken for a wish"
+        machine.something_happens_to_a_store(name=name, what="saved")
+        machine.a_person_adds_or_removes(name=name, network=network, ago=None)
+        machine.settle_all()
+        machine.something_happens_to_a_store(name=name, what="loaded")
+        machine.settle_all()
+        assert network not in machine.ledger.bans(), "what was unbanned there was taken for a find"
+    finally:
+        machine.teardown()
+
+
+def test_a_copy_that_a_ledger_wrote_before_an_older_one_was_put_back_ends_no_ban() -> None:
+    machine = ReconcileMachine()
+    before, after = NETWORKS[2:4], NETWORKS[4]
+    try:
+        machine.begin(chosen=set())
+        machine.the_ledger_is_saved()
+        machine.what_only_we_change_is_carried_without_reading(changes=[(one, None, True) for one in before])
+        machine.something_happens_to_a_store(name="hosts_deny", what="saved")
+        for name in KINDS:
+            machine.something_happens_to_a_store(name=name, what="lost")
+        machine.time_passes(passing=timedelta(seconds=1))
+        machine.the_ledger_is_replaced(lost=False)
+        for _ in before:
+            machine.ban(after, None, forced=False)
+            machine.settle_all()
+        machine.something_happens_to_a_store(name="hosts_deny", what="loaded")
+        machine.settle_all()
+        machine.no_live_ban_is_lost()
+    finally:
+        machine.teardown()
+
+
+def test_a_copy_that_an_earlier_ledger_wrote_brings_back_nobody_who_was_unbanned_since() -> None:
+    machine, network = ReconcileMachine(), NETWORKS[4]
+    try:
+        machine.begin(chosen=set())
+        # It does not tell since when.
+        machine.a_person_adds_or_removes(name="hosts_deny", network=network, ago=None)
+        machine.settle_all()
+        machine.something_happens_to_a_store(name="hosts_deny", what="saved")
+        machine.the_ledger_is_replaced(lost=True)
+        machine.time_passes(passing=timedelta(seconds=1))
+        machine.unban(network)
+        machine.settle_all()
+        machine.something_happens_to_a_store(name="hosts_deny", what="loaded")
+        machine.settle_all()
+        assert network not in machine.ledger.bans()
+    finally:
+        machine.teardown()
+
+
+def test_a_copy_from_before_a_writing_that_proves_nothing_ends_no_ban() -> None:
+    machine = ReconcileMachine()
+    try:
+        machine.begin(chosen=set())
+        machine.something_happens_to_a_store(name="early", what="saved")
+        machine.ban(NETWORKS[4], None, forced=False)
+        # It puts back what it finds missing, and looks at nothing else.
+        machine.guarded("restore")
+        machine.something_happens_to_a_store(name="early", what="loaded")
+        machine.settle_all()
+        machine.no_live_ban_is_lost()
+    finally:
+        machine.teardown()

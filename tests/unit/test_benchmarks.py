@@ -42,7 +42,7 @@ def crowd() -> Iterator[Any]:
         yield found
 
 
-@pytest.mark.parametrize("name", ["fail2ban", "sensor", "stores", "tailer"])
+@pytest.mark.parametrize("name", ["boot", "fail2ban", "sensor", "stores", "tailer"])
 def test_a_benchmark_finds_all_that_it_uses_and_says_what_its_rows_are(name: str) -> None:
     """Nothing else runs one: what it takes from the package may have moved."""
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "no-such-row"]

@@ -101,7 +101,7 @@ def test_what_somebody_edited_is_lost_only_by_force(root: Path, place: str) -> N
     path = root / place
     path.write_text(path.read_text() + "# mine\n")
     before = tree(root)
-    remedy = rf"a drop-in \(systemctl edit {path.name}\)" if path.name in UNITS else "save what you need"
+    remedy = rf"a drop-in \(systemctl edit {path.name}\)" if path.suffix == ".service" else "save what you need"
     with pytest.raises(FatalError, match=f"{path.name} was edited by hand: .*{remedy}, .*--force"):
         install(render(["/opt/y/bin/jailbridge"]), root)
     assert tree(root) == before
@@ -133,9 +133,11 @@ def test_an_administrators_drop_in_stays_and_is_named(root: Path) -> None:
 
 def test_the_units_call_the_program_that_installs_them() -> None:
     texts = render(["/opt/x/bin/python", "-I", "-m", "jailbridge"])
-    called = [line for text in texts.values() for line in text.splitlines() if line.startswith("ExecStart=")]
+    ours = [text for place, text in texts.items() if Path(place).name in UNITS]
+    called = [line for text in ours for line in text.splitlines() if line.startswith("ExecStart=")]
     program = "ExecStart=/opt/x/bin/python -I -m jailbridge"
-    assert called == [f"{program} restore", f"{program} sensor", f"{program} run --without sensor"]
+    run = "run --without sensor --without respond"
+    assert called == [f"{program} {command}" for command in ("restore", "sensor", run, "respond")]
 
 
 @pytest.mark.parametrize("path", ["/opt/a b/jailbridge", "/opt/100%/jailbridge", "/opt/$x/jailbridge"])
@@ -157,10 +159,20 @@ def test_a_program_where_services_may_not_enter_is_refused(open_folder: Path, mo
 def test_the_default_configuration_says_what_holds_without_it(tmp_path: Path) -> None:
     install(render(COMMAND), tmp_path)
     # Without the comments' marks: the values named there are the defaults.
-    lines = (tmp_path / CONFIG).read_text().splitlines()
+    lines = (tmp_path / CONFIG).read_text().partition("; examples:\n")[0].splitlines()
     (tmp_path / "bare").write_text("")
     (tmp_path / "told").write_text("\n".join(line.removeprefix("# ") if " = " in line else line for line in lines))
     assert load(tmp_path / CONFIG) == load(tmp_path / "bare") == load(tmp_path / "told")
+
+
+def test_the_default_configurations_examples_can_be_used(tmp_path: Path) -> None:
+    install(render(COMMAND), tmp_path)
+    config = tmp_path / CONFIG
+    text, marker, examples = config.read_text().partition("; examples:\n")
+    config.write_text(text + marker + "\n".join(line.removeprefix("#") for line in examples.splitlines()))
+    respond = load(config).respond
+    assert respond.mail.to == ("root",)
+    assert [command.run[0] for command in respond.command] == ["/usr/local/bin/notify"]
 
 
 def test_the_commands_tell_what_they_do_and_what_is_next(root: Path) -> None:

@@ -38,6 +38,13 @@ def test_the_wheel_carries_what_lies_at_the_top_of_the_checkout(installed: Path)
     assert not (installed / "tests").exists()
 
 
+def test_the_wheel_carries_the_templates_of_mails(installed: Path) -> None:
+    folder = Path("jailbridge") / "respond" / "mail_templates"
+    ours = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / folder).iterdir()}
+    assert {path.name: path.read_text(encoding="utf-8") for path in (installed / folder).iterdir()} == ours
+    assert set(ours) == {"subject.txt.j2", "text.j2", "html.j2"}
+
+
 def test_an_installed_wheel_renders_as_the_checkout_does(installed: Path, tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text("")

@@ -27,7 +27,7 @@ def config(tmp_path: Path) -> Path:
     [
         (["plan", "--bogus"], "No such option: --bogus"),
         (["nosuch"], "No such command 'nosuch'"),
-        (["run", "--without", "x"], "only the sensor can be left out"),
+        (["run", "--without", "x"], "only sensor and respond can be left out"),
         (["ban"], "name an address"),
         (["plan", "--config", "/proc/none.toml"], "/proc/none.toml: no such file"),
         (["history", "events", "/proc/none"], "/proc/none cannot be read: No such file or directory"),

@@ -3,8 +3,8 @@
 import pytest
 
 from jailbridge.config import parse
+from jailbridge.config.fields import MAX_PREFIX
 from jailbridge.config.load import ConfigError
-from jailbridge.config.settings import MAX_PREFIX
 
 
 def problems(text: str) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ import pytest
 
 from jailbridge.config import Settings, parse
 from jailbridge.config.load import ConfigError
+from jailbridge.config.placeholders import NAMES
+from jailbridge.config.responding import On
 from jailbridge.config.settings import EvidenceRule, HistoryDialect, SensorMode, TailSettings, Target, Watch
 from jailbridge.model.event import TailFormat
 from jailbridge.model.network import parse_network
@@ -77,10 +79,34 @@ DOCUMENTED = """
     conf = "/etc/portsentry/portsentry.conf"
     [reconcile]
     interval = "30s"
+    [respond]
+    queue = "/var/lib/jailbridge/respond.sqlite3"
+    parallel = 4
+    [respond.syslog]
+    enabled = false
+    facility = "daemon"
+    tag = "portsentry"
+    [respond.limits]
+    every = "15m"
+    count = 1000
+    per_hour = 12
+    quiet_for = "1h"
+    per_network = 20
     [respond.mail]
     to = []
+    on = ["ban"]
+    sender = "jailbridge"
+    sendmail = "/usr/sbin/sendmail"
+    timeout = "30s"
+    [respond.whois]
+    enabled = true
+    server = "https://rdap.org"
+    timeout = "5s"
+    per_minute = 10
+    keep = "7d"
     [control]
     socket = "/run/jailbridge/control.sock"
+    group = ""
     [metrics]
     listen = ""                      # "127.0.0.1:9119"
 """
@@ -106,9 +132,56 @@ def test_every_key_of_the_settings_is_documented() -> None:
     documented = parse(DOCUMENTED, "/x.toml").model_dump(exclude_unset=True)
     default = Settings().model_dump()
     default["policy"].pop("network")  # its documented form is no default, and stands below
-    default["respond"].pop("command")
+    for tables in ("command", "webhook"):
+        default["respond"].pop(tables)
+    # None of these is there by default.
+    for key in ("network", "server", "credentials", "templates"):
+        default["respond"]["mail"].pop(key)
     default["tail"][0].pop("journal")  # stands instead of a path
     assert documented == default
+
+
+def test_a_command_has_every_placeholder_and_braces_of_its_own() -> None:
+    words = ["notify", "{{x}}", *(f"{{{name}}}" for name in NAMES)]
+    text = f"[[respond.command]]\nrun = {words}"
+    (command,) = parse(text, "/x.toml").respond.command
+    assert command.run == tuple(words)
+    assert (command.on, command.networks, command.first, command.timeout) == (
+        (On.BAN,),
+        (),
+        False,
+        timedelta(seconds=10),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            '[[respond.command]]\nrun = ["x", "{adress}"]',
+            "respond.command.0.run: no placeholder '{adress}': there are ",
+        ),
+        (
+            '[[respond.command]]\nrun = ["x", "{"]',
+            'respond.command.0.run: a single "{": for the letter itself write it',
+        ),
+        (
+            '[[respond.command]]\nrun = ["{address}"]',
+            "respond.command.0.run: the program's own name has no placeholder",
+        ),
+        (
+            '[[respond.command]]\nrun = ["./x"]',
+            "respond.command.0.run: should be a program's name, or an absolute path",
+        ),
+        ("[[respond.command]]\nrun = []", "respond.command.0.run: should name at least one"),
+        ("[[respond.command]]\nfirst = true", "respond.command.0.run: is required"),
+        ('[respond.syslog]\ntag = "kernel"', "respond.syslog.tag: that is the kernel's own: name another"),
+        ('[respond.syslog]\ntag = "a b"', "respond.syslog.tag: should be a system log's tag"),
+    ],
+)
+def test_an_answer_that_cannot_be_given_is_told(text: str, said: str) -> None:
+    (problem,) = problems(text)
+    assert problem.startswith(said)
 
 
 @pytest.mark.parametrize("backend", ["auto", "ipset", "iptables"])
@@ -145,12 +218,6 @@ def test_a_network_of_its_own_duration_is_read() -> None:
     ("text", "key", "remedy"),
     [
         ('[sensor]\nmode = "kernel"', "sensor.mode", 'use "stealth", "connect" or "off"'),
-        (
-            '[[respond.command]]\nrun = ["/bin/notify", "{address}"]\non = ["ban"]\nnetworks = []\ntimeout = "10s"',
-            "respond.command",
-            "leave it out",
-        ),
-        ('[respond.mail]\nto = ["root@example.net"]', "respond.mail.to", "leave it empty"),
         ('[metrics]\nlisten = "127.0.0.1:9119"', "metrics.listen", "leave it empty"),
     ],
 )
@@ -180,6 +247,7 @@ def test_what_this_release_does_not_do_is_refused_with_a_remedy(text: str, key: 
         ("[sensor]\nbanner = 5", "sensor.banner", "should be text in quotes"),
         (f'[sensor]\nmode = "connect"\nbanner = "{"x" * 501}"', "sensor.banner", "should be at most 500 bytes long"),
         ('[sensor]\nuser = "no body"', "sensor.user", "should be an account's name, or \"auto\", not 'no body'"),
+        ('[control]\ngroup = "a b"', "control.group", "should be a group's name, or empty for root alone, not 'a b'"),
         ("[history]\npath = 5", "history.path", "should be text in quotes"),
         ("[history]\ndialect = 1.2", "history.dialect", "should be '1.2' or '2', not 1.2"),
         ("[sensor]\ntrigger_ports = 0x" + "f" * 5000, "sensor.trigger_ports", "should be"),

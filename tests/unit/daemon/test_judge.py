@@ -185,6 +185,24 @@ def test_a_list_that_disappears_is_noticed(judge: Judge, allow_file: Path, clock
         bans_of(judge, scans("198.18.0.2"), NOW)
 
 
+def test_nobody_new_is_banned_while_the_allow_list_in_a_damaged_ledger_cannot_be_read(
+    tmp_path: Path, allow_file: Path, clock: Clock
+) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    Ledger.held(path).close()
+    path.write_bytes(b"garbage" * 1000)
+    with Ledger.held(path) as ledger:
+        judge = judge_of(settings(allow_file), ledger, clock)
+        with pytest.raises(RetryLater, match=r"whom `jailbridge allow` had in the damaged ledger .* cannot be read"):
+            bans_of(judge, scans("198.18.0.1"), NOW)
+        assert judge.left() == 0, "nor is anybody whom fail2ban bans"
+        assert str(path) in str(judge.problem)
+        path.with_name("ledger.sqlite3.damaged").unlink()
+        assert names(bans_of(judge, scans("198.18.0.1"), NOW)) == ["198.18.0.1"]
+        assert judge.left() > 0
+        assert judge.problem is None
+
+
 def test_lists_are_read_again_at_most_once_a_second(judge: Judge, allow_file: Path, clock: Clock) -> None:
     judge._exemptions()
     allow_file.write_text("198.18.0.1\n")

@@ -1,4 +1,6 @@
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -22,18 +24,33 @@ class Clock:
         return self.now
 
 
+class Doubt:
+    """For how long yet the clock may be wrong."""
+
+    def __init__(self) -> None:
+        self.left = timedelta(0)
+
+    def __call__(self) -> timedelta:
+        return self.left
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
 
 
 @pytest.fixture
-def operations(tmp_path: Path, clock: Clock) -> Iterator[Operations]:
+def doubt() -> Doubt:
+    return Doubt()
+
+
+@pytest.fixture
+def operations(tmp_path: Path, clock: Clock, doubt: Doubt) -> Iterator[Operations]:
     allowing = f'allow = ["192.0.2.0/28"]\nallow_files = ["{tmp_path}/allowed"]'
     settings = parse(settings_text(tmp_path, policy=allowing), "test")
     (tmp_path / "allowed").touch()
     with Ledger(tmp_path / "ledger") as ledger:
-        yield Operations(settings, ledger, clock)
+        yield Operations(settings, ledger, clock, doubt)
 
 
 def asked(answer: object) -> dict[str, Any]:
@@ -111,6 +128,102 @@ def test_a_ban_ends_at_its_time_everywhere(operations: Operations, clock: Clock,
     operations.reconcile()
     assert live(operations) == set()
     assert "203.0.113.7" not in (tmp_path / "hosts.deny").read_text()
+
+
+# The clock after a boot
+
+
+def test_no_ban_ends_while_the_clock_may_be_wrong(
+    operations: Operations, clock: Clock, doubt: Doubt, tmp_path: Path
+) -> None:
+    operations.ban(["203.0.113.7"], "10m")
+    operations.ban(["203.0.113.8"], "2h")
+    doubt.left, clock.now = timedelta(minutes=5), clock.now + timedelta(hours=1)
+    assert asked(operations.reconcile())["changes"] == []
+    assert asked(operations.status())["agreement"]
+    assert live(operations) == {"203.0.113.7", "203.0.113.8"}
+    assert "203.0.113.7" in (tmp_path / "hosts.deny").read_text()
+    assert len(cast("list[dict[str, Any]]", operations.list_bans())) == 2
+    assert asked(operations.explain("203.0.113.7"))["banned"] is not None
+    doubt.left = timedelta(0)
+    operations.reconcile()
+    assert live(operations) == {"203.0.113.8"}
+    assert "203.0.113.7" not in (tmp_path / "hosts.deny").read_text()
+    # It ended at its own time, not at that of our waiting.
+    assert asked(operations.explain("203.0.113.7"))["ended"]["time"] == "2026-11-22T06:40:00Z"
+
+
+def test_in_doubt_time_runs_on_and_comes_to_the_first_end_when_the_doubt_is_over(
+    operations: Operations, clock: Clock, doubt: Doubt
+) -> None:
+    operations.ban(["203.0.113.7"], "10m")
+    end, clock.now = clock.now + timedelta(minutes=10), clock.now + timedelta(hours=1)
+    for left in (300, 200, 100, 1):
+        doubt.left = timedelta(seconds=left)
+        assert operations.ended_by() == end - doubt.left
+    doubt.left = timedelta(0)
+    assert operations.ended_by() == clock.now
+
+
+def test_a_clock_that_ends_nothing_soon_is_believed(operations: Operations, clock: Clock, doubt: Doubt) -> None:
+    doubt.left = timedelta(minutes=5)
+    assert operations.ended_by() == clock.now
+    operations.ban(["203.0.113.7"], "10m")
+    assert operations.ended_by() == clock.now
+
+
+def test_a_ban_in_doubt_has_its_full_time_by_the_clock(operations: Operations, clock: Clock, doubt: Doubt) -> None:
+    operations.ban(["203.0.113.7"], "1m")
+    doubt.left = timedelta(minutes=5)
+    operations.ban(["203.0.113.8"], "10m")
+    rows = cast("list[dict[str, Any]]", operations.list_bans())
+    assert [row["until"] for row in rows] == ["2026-11-22T06:31:00Z", "2026-11-22T06:40:00Z"]
+
+
+def older_copy(operations: Operations) -> Path:
+    """Return a copy of the ledger as it is now."""
+    backup = operations.ledger.path.with_name("backup")
+    with closing(sqlite3.connect(operations.ledger.path)) as database:
+        database.execute("VACUUM INTO ?", (str(backup),))
+    return backup
+
+
+@pytest.mark.parametrize("restores", [False, True])
+def test_what_is_taken_over_while_the_clock_may_be_wrong_does_not_end_with_the_doubt(
+    operations: Operations, clock: Clock, doubt: Doubt, restores: bool
+) -> None:
+    operations.ban(["203.0.113.7"], "10m")
+    backup = older_copy(operations)
+    operations.ban(["203.0.113.8"])
+    doubt.left, clock.now = timedelta(minutes=5), clock.now + timedelta(days=7)
+    with Ledger(backup) as ledger:
+        older = Operations(operations.settings, ledger, clock, doubt)
+        if restores:
+            older.restore()
+        older.reconcile()
+        assert ledger.bans()[parse_network("203.0.113.8")].until == clock.now + timedelta(days=1)
+        doubt.left, clock.now = timedelta(0), clock.now + timedelta(minutes=5)
+        older.reconcile()
+        assert live(older) == {"203.0.113.8"}
+
+
+def test_nothing_is_forgotten_while_the_clock_may_be_wrong(operations: Operations, clock: Clock, doubt: Doubt) -> None:
+    operations.ban(["203.0.113.7"])
+    operations.unban(["203.0.113.7"])
+    doubt.left, clock.now = timedelta(minutes=5), clock.now + timedelta(days=3650)
+    operations.forget()
+    assert operations.ledger.tombstone(parse_network("203.0.113.7")) is not None
+    doubt.left = timedelta(0)
+    operations.forget()
+    assert operations.ledger.tombstone(parse_network("203.0.113.7")) is None
+
+
+def test_a_pause_that_is_over_by_the_clock_is_over(operations: Operations, clock: Clock, doubt: Doubt) -> None:
+    operations.ban(["203.0.113.7"])
+    operations.pause("10m")
+    doubt.left, clock.now = timedelta(minutes=5), clock.now + timedelta(hours=1)
+    operations.restore()
+    assert asked(operations.status())["paused"] is False
 
 
 def test_unban_of_a_network_ends_every_ban_inside(operations: Operations) -> None:

@@ -257,7 +257,7 @@ def test_the_latest_of_several_tombstones_counts(ledger: Ledger) -> None:
 
 def test_old_tombstones_are_pruned_but_not_those_that_a_store_may_still_hold(ledger: Ledger) -> None:
     ledger.record([ban("192.0.2.7"), ban("192.0.2.8"), ban("192.0.2.9")], now=NOW)
-    ledger.places.attempt("firewall", dict.fromkeys([net("192.0.2.8")]), boot="-", layout=1)
+    ledger.places.attempt("firewall", dict.fromkeys([net("192.0.2.8")]), boot="-", layout=1, now=NOW)
     ledger.end([net("192.0.2.7"), net("192.0.2.8")], EndReason.OPERATOR, now=NOW)
     ledger.end([net("192.0.2.9")], EndReason.OPERATOR, now=NOW + HOUR)
     memory = timedelta(days=90)
@@ -499,7 +499,7 @@ def test_readers_in_other_threads_see_whole_transactions_only(ledger: Ledger) ->
     try:
         for wide, host in pairs:
             ledger.record([ban(wide), ban(host)], [position(1)], now=NOW)
-            ledger.places.attempt("firewall", dict.fromkeys([net(wide), net(host)]), boot="-", layout=1)
+            ledger.places.attempt("firewall", dict.fromkeys([net(wide), net(host)]), boot="-", layout=1, now=NOW)
         for wide, host in pairs[::2]:
             ledger.end([net(wide), net(host)], EndReason.OPERATOR, now=NOW)
         while min(rounds) == 0:

@@ -39,7 +39,7 @@ def ledger(path: Path) -> Iterator[Ledger]:
 def test_placements_go_from_attempted_to_confirmed_to_none(path: Path) -> None:
     one, two = net("192.0.2.7"), net("2001:db8::/64")
     with Ledger(path) as ledger:
-        ledger.places.attempt("firewall", dict.fromkeys([one, two]), boot="-", layout=1)
+        ledger.places.attempt("firewall", dict.fromkeys([one, two]), boot="-", layout=1, now=NOW)
         assert ledger.places.of("firewall") == {one: Placement.ATTEMPTED, two: Placement.ATTEMPTED}
         ledger.places.confirm("firewall", [one], (), None)
     with Ledger(path) as ledger:
@@ -52,21 +52,31 @@ def test_placements_go_from_attempted_to_confirmed_to_none(path: Path) -> None:
 def test_tokens_count_up_over_all_stores_and_restarts_and_are_recorded_only_when_confirmed(path: Path) -> None:
     with Ledger(path) as ledger:
         assert ledger.places.last_sequence("firewall") == 0
-        first = ledger.places.attempt("firewall", {}, boot="abc", layout=3)
-        assert first == Token(ledger=ledger.id, boot="abc", layout=3, sequence=1)
+        first = ledger.places.attempt("firewall", {}, boot="abc", layout=3, now=NOW)
+        assert first == Token(ledger=ledger.id, boot="abc", layout=3, sequence=int(NOW.timestamp() * 1000))
         assert ledger.places.token("firewall") is None
         ledger.places.confirm("firewall", (), (), first)
     with Ledger(path) as ledger:
-        second = ledger.places.attempt("hosts_deny", {}, boot="-", layout=1)
-        assert (second.sequence, ledger.places.last_sequence("hosts_deny")) == (2, 2)
+        second = ledger.places.attempt("hosts_deny", {}, boot="-", layout=1, now=NOW)
+        assert (second.sequence, ledger.places.last_sequence("hosts_deny")) == (first.sequence + 1,) * 2
         assert ledger.places.token("firewall") == first
         assert ledger.places.token("hosts_deny") is None
+
+
+def test_when_a_store_was_written_last_is_remembered(path: Path) -> None:
+    with Ledger(path) as ledger:
+        assert ledger.places.written("firewall") is None
+        for now in (NOW, NOW + HOUR):
+            ledger.places.attempt("firewall", {}, boot="-", layout=1, now=now)
+    with Ledger(path) as ledger:
+        assert ledger.places.written("firewall") == NOW + HOUR
+        assert ledger.places.written("hosts_deny") is None
 
 
 def placed(ledger: Ledger, *networks: str) -> None:
     ledger.record([ban(network) for network in networks], now=NOW)
     for store in ("firewall", "hosts_deny"):
-        ledger.places.attempt(store, dict.fromkeys(map(net, networks)), boot="-", layout=1)
+        ledger.places.attempt(store, dict.fromkeys(map(net, networks)), boot="-", layout=1, now=NOW)
         ledger.places.confirm(store, map(net, networks), (), None)
 
 
@@ -105,10 +115,10 @@ def test_a_placement_that_is_undone_with_its_ban_is_as_before(ledger: Ledger) ->
 def test_of_few_and_of_many_those_that_are_seen_are_confirmed_and_no_others(path: Path, many: int) -> None:
     networks = [net(f"10.0.{n >> 8}.{n & 255}") for n in range(many)]
     with Ledger(path) as ledger:
-        ledger.places.attempt("firewall", dict.fromkeys(networks), boot="-", layout=1)
-        ledger.places.attempt("hosts_deny", dict.fromkeys(networks), boot="-", layout=1)
+        ledger.places.attempt("firewall", dict.fromkeys(networks), boot="-", layout=1, now=NOW)
+        ledger.places.attempt("hosts_deny", dict.fromkeys(networks), boot="-", layout=1, now=NOW)
         ledger.places.confirm("firewall", networks[1:], (), None)
-        ledger.places.attempt("firewall", dict.fromkeys(networks), boot="-", layout=1)
+        ledger.places.attempt("firewall", dict.fromkeys(networks), boot="-", layout=1, now=NOW)
         ledger.places.confirm("firewall", networks, (), None)
         ledger.places.confirm("hosts_deny", networks[1:], (), None)
         kept = [dict(ledger.places.of(store)) for store in ("firewall", "hosts_deny")]
@@ -120,11 +130,11 @@ def test_of_few_and_of_many_those_that_are_seen_are_confirmed_and_no_others(path
 
 def test_the_end_that_a_store_was_told_last_is_kept_however_often_it_is_told(path: Path, ledger: Ledger) -> None:
     one, two = net("192.0.2.7"), net("2001:db8::/64")
-    ledger.places.attempt("firewall", {one: NOW + HOUR, two: None}, boot="-", layout=1)
+    ledger.places.attempt("firewall", {one: NOW + HOUR, two: None}, boot="-", layout=1, now=NOW)
     ledger.places.confirm("firewall", [one, two], (), None)
     assert (ledger.places.own_end("firewall", one), ledger.places.own_end("firewall", two)) == (NOW + HOUR, None)
     assert ledger.places.own_end("hosts_deny", one) is None
-    ledger.places.attempt("firewall", {one: NOW + 2 * HOUR}, boot="-", layout=1)
+    ledger.places.attempt("firewall", {one: NOW + 2 * HOUR}, boot="-", layout=1, now=NOW)
     with Ledger(path) as again:
         assert again.places.own_end("firewall", one) == NOW + 2 * HOUR
     ledger.places.confirm("firewall", (), [one], None)
@@ -144,15 +154,16 @@ def test_a_tombstone_tells_whether_a_log_had_led_to_any_of_its_bans(ledger: Ledg
 def test_each_stores_last_sequence_is_its_own(path: Path, ledger: Ledger) -> None:
     assert ledger.places.last_sequence("firewall") == 0
     for store in ("firewall", "hosts_deny", "firewall", "firewall"):
-        ledger.places.attempt(store, {}, boot="-", layout=1)
+        ledger.places.attempt(store, {}, boot="-", layout=1, now=NOW)
     with Ledger(path) as again:
-        assert [again.places.last_sequence(store) for store in ("firewall", "hosts_deny", "fail2ban")] == [4, 2, 0]
+        last = [again.places.last_sequence(store) for store in ("hosts_deny", "firewall", "fail2ban")]
+    assert last == [int(NOW.timestamp() * 1000) + 1, int(NOW.timestamp() * 1000) + 3, 0]
 
 
 def test_what_is_about_to_be_written_or_taken_out_is_not_proven_until_it_is_seen_again(ledger: Ledger) -> None:
     placed(ledger, "192.0.2.7", "192.0.2.8", "192.0.2.9")
     ledger.places.attempt(
-        "firewall", {net("192.0.2.7"): None}, boot="-", layout=1, removed=[net("192.0.2.8"), net("192.0.2.1")]
+        "firewall", {net("192.0.2.7"): None}, boot="-", layout=1, now=NOW, removed=[net("192.0.2.8"), net("192.0.2.1")]
     )
     assert ledger.places.of("firewall") == {
         net("192.0.2.7"): Placement.ATTEMPTED,
@@ -177,5 +188,5 @@ def test_very_many_that_are_doubted_at_once_are_doubted_in_the_file_too(
 def test_an_end_that_a_store_is_no_longer_told_is_forgotten(ledger: Ledger) -> None:
     one = net("192.0.2.7")
     for end in (NOW + HOUR, None):
-        ledger.places.attempt("firewall", {one: end}, boot="-", layout=1)
+        ledger.places.attempt("firewall", {one: end}, boot="-", layout=1, now=NOW)
         assert ledger.places.own_end("firewall", one) == end

@@ -140,7 +140,7 @@ def rows(ledger: Ledger, table: str) -> int:
 def test_too_many_tombstones_lose_the_oldest_natural_ends_first_and_none_that_a_store_holds(ledger: Ledger) -> None:
     bans = [ban(f"10.0.0.{n}", until=NOW + n * SECOND) for n in range(6)]
     ledger.record(bans, now=NOW)
-    ledger.places.attempt("firewall", {bans[1].network: None}, boot="-", layout=1)
+    ledger.places.attempt("firewall", {bans[1].network: None}, boot="-", layout=1, now=NOW)
     ledger.end([bans[0].network], EndReason.OPERATOR, now=NOW)
     ledger.end([one.network for one in bans[1:]], EndReason.EXPIRED, now=NOW + 9 * SECOND)
     trim_tombstones(ledger._db, most=3)

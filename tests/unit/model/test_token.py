@@ -1,3 +1,6 @@
+from dataclasses import replace
+from datetime import UTC, datetime
+
 import pytest
 
 from jailbridge.model.token import NO_BOOT, Token, TokenState, token_state
@@ -27,6 +30,17 @@ def test_a_token_reads_back_as_written(token: Token) -> None:
 def test_anything_else_is_no_token(text: str | None) -> None:
     assert Token.parse(text) is None
     assert state(text) is TokenState.ABSENT
+
+
+@pytest.mark.parametrize("sequence", [0, 57, 123456789])
+def test_a_number_from_before_they_were_times_tells_no_time(sequence: int) -> None:
+    assert replace(TOKEN, sequence=sequence).written is None
+
+
+def test_a_sequence_number_tells_when_it_was_given_out() -> None:
+    written = datetime(2026, 11, 22, 6, 30, 59, tzinfo=UTC)
+    assert replace(TOKEN, sequence=int(written.timestamp() * 1000)).written == written
+    assert replace(TOKEN, sequence=10**18 - 1).written is None
 
 
 def test_our_own_last_writing_is_current() -> None:

@@ -81,7 +81,7 @@ class World:
     def stores(self) -> tuple[Failing, ...]:
         return self.firewall, self.jail, self.file
 
-    def begin(self, *traces: Traces) -> Controller:
+    def begin(self, *traces: Traces, today: Callable[[], datetime] | None = None) -> Controller:
         attached = [
             Attached(store=self.firewall, external=External.REVERT),
             Attached(store=self.jail, external=External.ADOPT),
@@ -95,6 +95,7 @@ class World:
             self.boot,
             lambda: self.seconds,
             traces=traces,
+            today=today,
         )
 
     def restart(self, *, reboot: bool = False) -> None:

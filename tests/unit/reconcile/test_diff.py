@@ -15,6 +15,7 @@ from jailbridge.reconcile.diff import END_TOLERANCE, Desired, Presence, View, fi
 from jailbridge.reconcile.verdicts import Outcome, outcome
 
 NOW = datetime(2026, 11, 22, 6, 30, 59, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
 WIDE = Capabilities(overlaps=True, ends=False, volatile=False, early=False)
 NARROW = Capabilities(overlaps=False, ends=True, volatile=True, early=True)
@@ -41,6 +42,7 @@ def view(
     external: External = External.REVERT,
     enforcing: bool | None = None,
     ever_written: bool = True,
+    written: datetime | None = None,
     name: str = "store",
 ) -> View:
     held = tuple(o if isinstance(o, ObservedBan) else ObservedBan(network=net(o)) for o in observed)
@@ -52,6 +54,7 @@ def view(
         placements={net(network): state for network, state in (placements or {}).items()},
         token=token,
         ever_written=ever_written,
+        written=written,
     )
 
 
@@ -352,6 +355,30 @@ def test_row_unknown_otherwise_is_removed(token: TokenState, external: External)
     assert own(result) == [("remove", "192.0.2.7")]
     assert result.plan.changes[0].why == "not in the ledger"
     assert result.adopted == {"store": ()}
+
+
+@pytest.mark.parametrize("token", [TokenState.STALE, TokenState.ABSENT])
+def test_row_unknown_and_younger_than_the_last_writing_is_adopted_where_external_says_so(token: TokenState) -> None:
+    """A restart of fail2ban takes its token, and the ledger may be an older copy, or nobody was there to notice."""
+
+    def steps_of(since: datetime | None, written: datetime | None, external: External = External.ADOPT) -> list[str]:
+        held = ObservedBan(net("192.0.2.7"), since=since)
+        return [action for action, _ in own(planned({}, view(held, token=token, external=external, written=written)))]
+
+    assert steps_of(NOW, NOW - SECOND) == ["adopt"]
+    assert steps_of(NOW - SECOND, NOW - SECOND) == ["remove"], "it was seen then, or is an older copy's"
+    assert steps_of(NOW + SECOND, NOW - SECOND) == ["remove"], "the clock was set back"
+    assert steps_of(NOW, NOW - SECOND, External.REVERT) == ["remove"]
+    assert steps_of(None, NOW - SECOND) == steps_of(NOW, None) == ["remove"]
+
+
+def test_what_is_younger_than_the_last_writing_needs_room_and_waits_for_it() -> None:
+    young = [ObservedBan(net(f"192.0.2.{n}"), since=NOW) for n in (1, 2)]
+    held = view(*young, token=TokenState.ABSENT, external=External.ADOPT, written=NOW - SECOND)
+    result = planned({}, held, room=1)
+    assert own(result) == [("adopt", "192.0.2.1")]
+    assert result.undecided == {"store": {net("192.0.2.2")}}
+    assert result.braked == 1
 
 
 # policy

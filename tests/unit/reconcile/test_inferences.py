@@ -1,7 +1,9 @@
 """What must not be taken for a wish, what must be, and what nobody may remove: accidents in the middle of things."""
 
 import shutil
+import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -312,3 +314,57 @@ def test_an_older_ledger_knows_a_later_stores_token_however_many_boots_came_befo
     world.controller.reconcile(NOW)
     assert net("192.0.2.9") in world.file.bans
     assert net("192.0.2.9") in world.ledger.bans()
+
+
+def test_an_older_ledger_takes_over_what_a_restarted_jail_alone_knows_of_a_later_time(world: World) -> None:
+    world.ban(ban("192.0.2.7"), ban("192.0.2.8"))
+    world.controller.reconcile(NOW)
+    world.unban("192.0.2.8")
+    world.controller.reconcile(NOW)
+    backup = world.path.with_name("backup")
+    with closing(sqlite3.connect(world.path)) as database:
+        database.execute("VACUUM INTO ?", (str(backup),))
+    world.ledger.close()
+    shutil.copyfile(backup, world.path)
+    world.restart(reboot=True)
+    # fail2ban bans again what its database holds.
+    for address, since in (("192.0.2.7", NOW), ("192.0.2.8", NOW), ("192.0.2.9", NOW + HOUR)):
+        world.by_hand(world.jail, address, since)
+    world.file.lose()
+    assert world.controller.reconcile(NOW + 2 * HOUR).agrees
+    assert set(world.ledger.bans()) == nets("192.0.2.7", "192.0.2.9")
+    assert world.held() == [nets("192.0.2.7", "192.0.2.9")] * 3
+
+
+def test_that_a_ledger_is_not_the_one_that_wrote_a_store_is_told_once(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.by_hand(world.firewall, "192.0.2.7", since=None)
+    world.firewall.token = of_another(world)
+    world.exemptions = None
+    for _ in range(2):
+        world.controller.reconcile(NOW)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [text.partition(":")[0] for text in told] == ["store=firewall bears the mark of another ledger"]
+
+
+# while `now` is held back, since the clock may be wrong
+
+
+def test_what_a_person_banned_is_of_today_though_nothing_may_end_yet(world: World) -> None:
+    world.ban(ban("192.0.2.7"))
+    world.controller.reconcile(NOW)
+    world.restart(reboot=True)
+    world.by_hand(world.jail, "192.0.2.9", NOW + 2 * HOUR)
+    world.controller = world.begin(today=lambda: NOW + 3 * HOUR)
+    assert world.controller.reconcile(NOW + HOUR).agrees
+    assert set(world.ledger.bans()) == nets("192.0.2.7", "192.0.2.9")
+
+
+def test_what_another_ledgers_firewall_holds_yet_is_held_as_long_from_today_on(world: World) -> None:
+    until = NOW + HOUR / 2
+    world.firewall.bans[net("192.0.2.9")] = ObservedBan(network=net("192.0.2.9"), until=until)
+    world.firewall.token = of_another(world)
+    world.controller = world.begin(today=lambda: NOW + HOUR)
+    world.controller.reconcile(NOW)
+    assert world.ledger.bans()[net("192.0.2.9")].until == until + HOUR

@@ -7,6 +7,7 @@ import pytest
 from jailbridge.errors import RetryLater
 from jailbridge.model.network import Network, parse_network
 from jailbridge.model.token import Token
+from jailbridge.owned_files import shipped
 from jailbridge.stores import ipset_text
 from jailbridge.stores.ipset_text import CAPACITY, GRACE, LONGEST_S, SETS, Holding
 
@@ -96,6 +97,12 @@ def test_a_set_is_made_by_one_line_and_replaced_by_two() -> None:
         == "create jailbridge6-new hash:net family inet6 maxelem 9 timeout 0 comment\n"
     )
     assert ipset_text.replacing(SETS[6]) == "swap jailbridge6-new jailbridge6\ndestroy jailbridge6-new\n"
+
+
+def test_the_unit_that_makes_the_sets_early_makes_them_as_we_do() -> None:
+    unit = (shipped() / "packaging/systemd/jailbridge-sets.service").read_text(encoding="utf-8")
+    making = [line for line in unit.splitlines() if line.startswith("ExecStart=")]
+    assert making == [f"ExecStart=ipset -exist {ipset_text.creating(s).strip()}" for s in SETS.values()]
 
 
 @pytest.mark.parametrize(

@@ -102,3 +102,45 @@ def test_a_file_of_another_owner_keeps_it(file: ReplacedFile) -> None:
     file.rewrite(lambda content: b"new\n")
     status = file.path.stat()
     assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (65534, 65534, 0o604)
+
+
+# As the hardened service is: root without CAP_CHOWN.
+WRITING = """
+import sys
+from pathlib import Path
+from jailbridge.errors import RetryLater
+from jailbridge.stores.replaced_file import ReplacedFile
+try:
+    ReplacedFile(Path(sys.argv[1]), "set x.path").rewrite(lambda content: content + b"new")
+except RetryLater as error:
+    print(error)
+"""
+
+
+def test_without_the_right_to_give_it_away_a_file_keeps_its_group_or_stays_as_it_is(file: ReplacedFile) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root has capabilities to give up")
+    os.chown(file.path, 0, 65534)
+    file.path.chmod(0o640)
+
+    def written(groups: str) -> str:
+        argv = ["setpriv", "--bounding-set=-chown", "--groups", groups, sys.executable, "-c", WRITING, str(file.path)]
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+    before = file.path.stat().st_ino
+    assert written("0") == (
+        f"{file.path} is left as it is: it belongs to root:nogroup, to whom this process may give no file: "
+        'chgrp root it, or give the service "SupplementaryGroups=nogroup" and "SystemCallFilter=@chown" in a drop-in '
+        "(systemctl edit)\n"
+    )
+    assert (file.path.stat().st_ino, file.path.read_bytes()) == (before, b"old\n")
+    assert list(file.path.parent.iterdir()) == [file.path]
+    assert written("0,65534") == ""
+    status = file.path.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (0, 65534, 0o640)
+    assert file.path.read_bytes() == b"old\nnew"
+    os.chown(file.path, 65534, 65534)
+    file.path.chmod(0o644)
+    assert written("0,65534").endswith(
+        "belongs to nobody:nogroup, to whom this process may give no file: chown root it\n"
+    )

@@ -3,7 +3,7 @@
 import pytest
 
 from jailbridge.stores.xtables_hooks import Unhooked, hook_steps, unhooked
-from jailbridge.stores.xtables_rules import JUMP, Do, Family, Step, parse_table
+from jailbridge.stores.xtables_rules import BARE_JUMP, JUMP, Do, Family, Step, parse_table
 
 OURS = "-m comment --comment jailbridge -j jailbridge"
 
@@ -77,7 +77,18 @@ def test_our_jump_stands_once() -> None:
     assert placed([OURS, "-i lo -j ACCEPT", OURS]) == [("delete", 0), ("delete", 0), ("insert", 1)]
 
 
-@pytest.mark.parametrize("rule", ["-s 192.0.2.7/32 -j jailbridge", "-j jailbridge", "-m comment --comment jailbridge"])
+def test_a_jump_that_lost_its_comment_is_replaced() -> None:
+    assert why(["-j jailbridge"]) == "the rule that leads to ours has lost its comment"
+    assert why([OURS, "-j jailbridge"]) == "more than one rule leads to ours"
+    steps = hook_steps(table("-j jailbridge", OURS), ["INPUT"], "first")
+    assert [(step.do, step.rule) for step in steps] == [("delete", JUMP), ("delete", BARE_JUMP), ("insert", JUMP)]
+    assert hook_steps(table("-p tcp -j jailbridge", OURS), ["INPUT"], "first") == [], "that one is another's"
+    tables = {family: table("-j jailbridge") for family in Family}
+    assert [place.chain for place in unhooked(tables, ["FORWARD"], "first")].count("INPUT") == len(tables)
+    assert [step.do for step in hook_steps(tables[Family.IPV4], ["FORWARD"], "first")] == ["delete", "insert"]
+
+
+@pytest.mark.parametrize("rule", ["-s 192.0.2.7/32 -j jailbridge", "-m comment --comment jailbridge"])
 def test_a_rule_of_another_that_looks_like_ours_is_left(rule: str) -> None:
     assert why([rule]) == "no rule leads to ours"
     assert placed([rule]) == [("insert", 1)]
