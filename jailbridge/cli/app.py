@@ -313,6 +313,58 @@ def uninstall(
     services.uninstall(root, purge=purge, force=force, dry_run=dry_run)
 
 
+@app.command("import")
+def import_machine(
+    apply: Annotated[bool, typer.Option("--apply", help="Write configuration and ledger; else nothing is.")] = False,
+    keep_portsentry: Annotated[
+        bool, typer.Option("--keep-portsentry", help="PortSentry goes on detecting; our sensor stays off.")
+    ] = False,
+    only: Annotated[
+        Literal["configuration", "bans"] | None, typer.Option("--only", help="One of the two alone.")
+    ] = None,
+    ban_for_spoofable: Annotated[
+        str | None, typer.Option("--ban-for-spoofable", metavar="TIME", help="Into the configuration; default 1d.")
+    ] = None,
+    portsentry_conf: Annotated[Path | None, typer.Option("--portsentry-conf", metavar="FILE")] = None,
+    defaults: Annotated[
+        Path | None, typer.Option("--defaults", metavar="FILE", help="TCP_MODE, UDP_MODE; /etc/default/portsentry.")
+    ] = None,
+    history: Annotated[
+        list[Path] | None, typer.Option("--history", metavar="FILE", help="One more history; may be repeated.")
+    ] = None,
+    hosts_deny: Annotated[Path | None, typer.Option("--hosts-deny", metavar="FILE")] = None,
+    fail2ban_socket: Annotated[Path | None, typer.Option("--fail2ban-socket", metavar="FILE")] = None,
+    fail2ban_database: Annotated[Path | None, typer.Option("--fail2ban-database", metavar="FILE")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a configuration; ban though a list of the exempt is unreadable.")
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take over what PortSentry and fail2ban hold here: shows the plan. Exit code 2: not all could be read."""
+    from jailbridge.cli import importing
+    from jailbridge.cli.ask import own_session
+    from jailbridge.importing.configuration import Wishes
+    from jailbridge.importing.migration import Asked
+
+    usual = Asked()
+    asked = Asked(
+        conf=(portsentry_conf or usual.conf).absolute(),
+        defaults=(defaults or usual.defaults).absolute(),
+        config=config,
+        histories=[path.absolute() for path in history or ()],
+        hosts_deny=hosts_deny,
+        socket=fail2ban_socket,
+        database=fail2ban_database or usual.database,
+        wishes=Wishes(keep_portsentry=keep_portsentry, ban_for_spoofable=ban_for_spoofable),
+        wants_configuration=only != "bans",
+        wants_bans=only != "configuration",
+        force=force,
+        session=own_session(),
+    )
+    _finish(importing.run(asked, applies=apply, as_json=as_json))
+
+
 @app.command("check-config")
 def check_config(config: ConfigOption = None) -> None:
     """Read the configuration and every allow list, and say what is wrong, all at once."""
