@@ -365,6 +365,29 @@ def import_machine(
     _finish(importing.run(asked, applies=apply, as_json=as_json))
 
 
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the copy goes, its owner's alone.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Copy the ledger, sound and of one moment, while the daemon goes on."""
+    from jailbridge.config import load
+    from jailbridge.ledger.backup import backup as copy
+
+    settings = load(config)
+    bans = copy(settings.ledger.path, file, force=force)
+    typer.echo(f"{file}: the ledger with {bans} bans")
+
+
+@app.command()
+def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Say what keeps JailBridge from working here as configured, and the remedies. Exit code 2: something does."""
+    from jailbridge.cli.doctor import run
+
+    _finish(run(config, as_json=as_json))
+
+
 @app.command("check-config")
 def check_config(config: ConfigOption = None) -> None:
     """Read the configuration and every allow list, and say what is wrong, all at once."""

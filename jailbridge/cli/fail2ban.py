@@ -115,9 +115,14 @@ def check(
     from jailbridge.cli import show
     from jailbridge.config import load
 
-    settings = load(config)
-    findings = [*_files(settings, into, standalone), *_server(settings, into, standalone)]
-    raise typer.Exit(show.findings([(finding.what.value, finding.text) for finding in findings], as_json))
+    found = findings(load(config), into, standalone=standalone)
+    raise typer.Exit(show.findings([(finding.what.value, finding.text) for finding in found], as_json))
+
+
+def findings(settings: "Settings", into: Path = FOLDER, *, standalone: bool = False) -> Iterator["Finding"]:
+    """Yield what is the matter with our definitions, on the disk and in the running server."""
+    yield from _files(settings, into, standalone)
+    yield from _server(settings, into, standalone)
 
 
 def _rendered(settings: "Settings", standalone: bool) -> Mapping[str, str]:
