@@ -8,6 +8,7 @@ property tests try other examples in each run.
 import ctypes
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections import defaultdict
@@ -70,8 +71,10 @@ def what_is_missing() -> list[str]:
 
 
 def pytest_configure() -> None:
-    """Let the tests find, after the machine's own programs, those that are only unpacked."""
+    """Let the tests find, after the machine's own programs, those that are only unpacked; let an interrupt be one."""
     os.environ["PATH"] += f"{os.pathsep}{UNPACKED}"
+    # A shell's job in the background has it ignored, and what is started here would, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if IS_REQUIRED:
         hypothesis.settings.register_profile("required", derandomize=True, deadline=None)
         hypothesis.settings.load_profile("required")
