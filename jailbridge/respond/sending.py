@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import ssl
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from jailbridge.errors import FatalError, RetryLater
+from jailbridge.model.network import shown
 
 # A login, or a handful of headers.
 _MAX_SECRET = 64 << 10
@@ -44,6 +46,19 @@ def secret(path: Path) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise FatalError(f"{path} is not UTF-8 text at byte {error.start}") from None
+
+
+def what_is_wrong(error: Exception) -> str:
+    """Return in a few words why a connection failed, fit for a line of ours."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return f"its certificate cannot be trusted: {error.verify_message}"
+        case TimeoutError():
+            return "no answer in time"
+        case OSError() if error.strerror:
+            return error.strerror
+        case _:
+            return shown(str(error) or type(error).__name__, 200)
 
 
 def is_loopback(host: str) -> bool:

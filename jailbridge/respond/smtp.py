@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from jailbridge.errors import GiveUp, ParseError, RetryLater
 from jailbridge.model.network import shown
-from jailbridge.respond.sending import patience
+from jailbridge.respond.sending import patience, what_is_wrong
 
 Login: TypeAlias = tuple[str, str]
 """User and password."""
@@ -119,15 +119,7 @@ def _refused(server: Server, error: smtplib.SMTPResponseException) -> GiveUp | R
 
 
 def _said(error: Exception) -> str:
-    match error:
-        case smtplib.SMTPResponseException():
-            said = error.smtp_error
-            return f"{error.smtp_code} {shown(said.decode(errors='replace') if isinstance(said, bytes) else said, 200)}"
-        case ssl.SSLCertVerificationError():
-            return f"its certificate cannot be trusted: {error.verify_message}"
-        case TimeoutError():
-            return "no answer in time"
-        case OSError() if error.strerror:
-            return error.strerror
-        case _:
-            return shown(str(error) or type(error).__name__, 200)
+    if isinstance(error, smtplib.SMTPResponseException):
+        said = error.smtp_error
+        return f"{error.smtp_code} {shown(said.decode(errors='replace') if isinstance(said, bytes) else said, 200)}"
+    return what_is_wrong(error)

@@ -23,7 +23,7 @@ from jailbridge.errors import FatalError, GiveUp, RetryLater
 from jailbridge.model.network import network_text, shown
 from jailbridge.respond.event import Event
 from jailbridge.respond.postbox import Batch
-from jailbridge.respond.sending import RetryAfter, patience, secret
+from jailbridge.respond.sending import RetryAfter, patience, secret, what_is_wrong
 from jailbridge.respond.templates import Template, Values, host_name, samples, view
 
 log = logging.getLogger("jailbridge.respond")
@@ -93,7 +93,7 @@ class WebhookPostbox:
         except FatalError as error:
             raise RetryLater(f"respond.webhook.headers_file: {error}") from None
         except (http.client.HTTPException, OSError, ValueError) as error:
-            raise RetryLater(f"{self.name}: {_said(error)}") from None
+            raise RetryLater(f"{self.name}: {what_is_wrong(error)}") from None
         finally:
             connection.close()
         self._check(answer.status, said.decode(errors="replace"), answer.headers.get("Retry-After", ""))
@@ -225,15 +225,3 @@ def _connection(url: SplitResult, timeout_s: float) -> http.client.HTTPConnectio
 def _fingerprint(settings: WebhookSettings) -> str:
     parts = [settings.url, *settings.on, *map(network_text, settings.networks), str(settings.template)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
-
-
-def _said(error: Exception) -> str:
-    match error:
-        case ssl.SSLCertVerificationError():
-            return f"its certificate cannot be trusted: {error.verify_message}"
-        case TimeoutError():
-            return "no answer in time"
-        case OSError() if error.strerror:
-            return error.strerror
-        case _:
-            return shown(str(error) or type(error).__name__, 200)
